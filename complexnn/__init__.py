@@ -1,0 +1,12 @@
+"""Split inference on rotated features: reproduce, attack and extend Xiang et al. (ICLR 2020)."""
+
+from complexnn.config import InputError as InputError
+from complexnn.config import NetConfig as NetConfig
+from complexnn.equivariance import EquivarianceError as EquivarianceError
+from complexnn.equivariance import check_equivariance as check_equivariance
+from complexnn.networks.registry import build as build
+from complexnn.networks.registry import names as names
+from complexnn.networks.split import Key as Key
+from complexnn.networks.split import SplitNet as SplitNet
+
+__version__ = "0.1.0"

@@ -1,0 +1,277 @@
+"""Configuration: every default of the project, each in one place.
+
+The command lines of ``train.py`` and ``attack.py`` are generated from these dataclasses, and the
+resolved values are saved with every run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from tyro.conf import OmitArgPrefixes, Positional, Suppress
+
+Kind = Literal["original", "additional", "noisy", "complex", "local"]
+Variant = Literal["alpha", "beta"]
+Group = Literal["decoy", "packed"]
+Weights = Literal["real", "complex"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Attack = Literal["angle", "inversion", "property", "all"]
+
+
+class InputError(ValueError):
+    """Something the user can mend: the command line shows it as one line and exits with 2."""
+
+
+def choose(what: str, name: str, known: Collection[str]) -> str:
+    """Return ``name`` if it is one of ``known``; otherwise say which ones there are."""
+    if name not in known:
+        raise InputError(f"unknown {what} {name!r}; known: {', '.join(known)}")
+    return name
+
+
+# Settings that mean nothing outside these kinds: changing one elsewhere is refused, not ignored.
+_ONLY_FOR: dict[str, tuple[str, ...]] = {
+    "dim": ("complex",),
+    "group": ("complex",),
+    "weights": ("complex",),
+    "gamma": ("noisy",),
+    "generator_width": ("additional", "noisy", "complex", "local"),
+    "relu_end": ("additional", "noisy", "complex", "local"),
+}
+
+
+@dataclass(frozen=True)
+class NetConfig:
+    """A split network."""
+
+    arch: str = "lenet"
+    """Architecture; an unknown name lists the known ones."""
+    variant: Variant = "alpha"
+    """Where a ResNet is cut: after the first 64-channel block (alpha) or before the last (beta)."""
+    kind: Kind = "complex"
+    """original; additional (with generator); noisy; complex (rotated); local (no real server)."""
+    dim: int = 2
+    """Parts d of a feature, kind complex: 2 is the paper's complex-valued network."""
+    group: Group = "decoy"
+    """Who shares a key, kind complex: one query and d - 1 decoys, or d packed queries."""
+    weights: Weights = "real"
+    """Weights of the server's layers, kind complex: shared by all parts, or complex (d = 2 only)."""
+    gamma: float = 0.2
+    """Strength of the noise relative to the feature, kind noisy."""
+    generator_width: int | None = None
+    """Channels inside the generator at the encoder's end; None: the encoder's own."""
+    relu_end: bool = False
+    """End the encoder in a ReLU: leaks the angle, kept for that experiment."""
+
+    # Known from the data, so not flags.
+    num_classes: Suppress[int] = 10
+    in_channels: Suppress[int] = 3
+    image_size: Suppress[tuple[int, int]] = (32, 32)
+    mean: Suppress[tuple[float, ...]] = (0.5, 0.5, 0.5)
+    std: Suppress[tuple[float, ...]] = (0.25, 0.25, 0.25)
+
+    def __post_init__(self) -> None:
+        for name, options in (
+            ("variant", Variant),
+            ("kind", Kind),
+            ("group", Group),
+            ("weights", Weights),
+        ):
+            choose(name, getattr(self, name), get_args(options))
+        for spec in dataclasses.fields(self):
+            kinds = _ONLY_FOR.get(spec.name)
+            if kinds and self.kind not in kinds and getattr(self, spec.name) != spec.default:
+                raise InputError(
+                    f"{spec.name} applies to kind {' and '.join(kinds)} only, not to {self.kind}"
+                )
+        if self.dim < 2:
+            raise InputError(f"dim must be at least 2, got {self.dim}; without rotation: additional")
+        if self.weights == "complex" and self.dim != 2:
+            raise InputError(f"complex weights need dim 2, got {self.dim}; use weights real")
+        if self.gamma < 0:
+            raise InputError(f"gamma must not be negative, got {self.gamma}")
+        if self.generator_width is not None and self.generator_width < 1:
+            raise InputError(f"generator_width must be positive, got {self.generator_width}")
+        if self.num_classes < 2:
+            raise InputError(f"a classifier needs at least 2 classes, got {self.num_classes}")
+        if self.in_channels < 1:
+            raise InputError(f"in_channels must be positive, got {self.in_channels}")
+        if len(self.mean) != self.in_channels or len(self.std) != self.in_channels:
+            raise InputError(
+                f"mean and std need one number per channel: {self.in_channels} channels, "
+                f"{len(self.mean)} means, {len(self.std)} deviations"
+            )
+        if min(self.std) <= 0:
+            raise InputError(f"std must be positive, got {self.std}")
+
+    @property
+    def parts(self) -> int:
+        """Parts of a released feature: d for kind complex, else 1."""
+        return self.dim if self.kind == "complex" else 1
+
+    @property
+    def has_generator(self) -> bool:
+        return self.kind != "original"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Images and labels."""
+
+    dataset: str = "digits"
+    """Data set; an unknown name lists the known ones."""
+    data_dir: Path = Path("data")
+    """Where downloads go, or the folder with train/<class>/* and test/<class>/* (folder)."""
+    groups: str | None = None
+    """What the victim learns instead of the classes: a built-in grouping, or a JSON file that
+    maps each class to its group. The classes are then the hidden property."""
+    channels: Literal[1, 3] | None = None
+    """Grey (1) or colour (3) images; None: as the data set is."""
+    resize: int | None = None
+    """Scale the shorter side to this many pixels and crop the centre square (folder)."""
+    limit_train: int | None = None
+    """Use only this many training images, drawn with a fixed seed."""
+
+    def __post_init__(self) -> None:
+        for name in ("limit_train", "resize"):
+            value = getattr(self, name)
+            if value is not None and value < 2:
+                raise InputError(f"{name} must be at least 2, got {value}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a split network and test it once, at the end."""
+
+    net: OmitArgPrefixes[NetConfig] = field(default_factory=NetConfig)
+    data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
+    output_dir: Path | None = None
+    """Run folder; None: runs/<dataset>-<arch>-<kind>."""
+    epochs: int = 20
+    """Passes over the training images."""
+    batch_size: int = 128
+    """Images per step."""
+    lr: float = 3e-3
+    """Peak of the one-cycle schedule (AdamW)."""
+    weight_decay: float = 0.05
+    """Weight decay, on weights of two or more axes only."""
+    adversarial_weight: float = 0.01
+    """Weight of the adversarial term, kind complex; 0 switches critic and term off."""
+    wrong_keys: int = 5
+    """Wrong keys k that the critic sees for each true feature."""
+    critic_lr: float = 2e-4
+    """Learning rate of the critic (Adam)."""
+    critic_steps: int = 1
+    """Steps of the critic for each step of the network that has one."""
+    critic_every: int = 1
+    """Train the critic, and use the adversarial term, on every n-th step."""
+    critic_constraint: Literal["gradient-penalty", "weight-clipping"] = "gradient-penalty"
+    """How the critic is kept Lipschitz."""
+    gradient_penalty: float = 10.0
+    """Weight of the gradient penalty."""
+    clip_value: float = 0.01
+    """Bound of each weight under weight clipping."""
+    draws: int = 3
+    """Independent draws of keys and counterparts in the final test."""
+    seed: int = 0
+    """Seed of weights, batches, keys and counterparts."""
+    workers: int = 2
+    """Processes that read images when they do not fit in memory; 0: none."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    precision: Precision = "fp32"
+    """Arithmetic of the networks; norms and moduli stay in fp32."""
+    compile: bool = False
+    """Compile encoder, processing module and decoder."""
+    dry_run: bool = False
+    """Build everything, take two steps, print what would run, write nothing."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "epochs", "batch_size", "wrong_keys", "critic_steps", "critic_every")
+        at_least(self, 1, "draws")
+        at_least(self, 0, "adversarial_weight", "weight_decay", "gradient_penalty", "workers")
+        for name in ("lr", "critic_lr", "clip_value"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+
+    @property
+    def run_dir(self) -> Path:
+        default = f"{self.data.dataset}-{self.net.arch}-{self.net.kind}"
+        return self.output_dir or Path("runs") / default
+
+
+@dataclass(frozen=True)
+class AttackConfig:
+    """Attack a trained network: recover its keys, its inputs and their hidden properties."""
+
+    attack: Positional[Attack]
+    """angle, inversion, property, or all three."""
+    victim: Path
+    """Run folder of the network to attack."""
+    control: Path | None = None
+    """Run folder of the unprotected network (kind additional) to put beside the victim."""
+    output_dir: Path | None = None
+    """Where rows, pictures and attackers go; None: the victim's folder."""
+    data_dir: Path | None = None
+    """Where the victim's data set lies now; None: where it was."""
+    steps: int = 1500
+    """Training steps of each attacker."""
+    batch_size: int = 128
+    """Images per step."""
+    lr: float = 2e-3
+    """Peak of the one-cycle schedule (AdamW)."""
+    draws: int = 3
+    """Independent draws of the victim's keys and counterparts on the test images."""
+    limit_test: int | None = None
+    """Judge on this many test images only, drawn with a fixed seed; None: on all."""
+    seed: int = 0
+    """Seed of the attackers, their batches and all draws."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "steps", "draws")
+        at_least(self, 2, "batch_size")
+        if self.limit_test is not None:
+            at_least(self, 2, "limit_test")
+        if self.lr <= 0:
+            raise InputError(f"lr must be positive, got {self.lr}")
+
+    @property
+    def run_dir(self) -> Path:
+        return self.output_dir or self.victim
+
+
+def at_least(config: Any, bound: float, *names: str) -> None:
+    """Refuse a setting below its bound, by name."""
+    for name in names:
+        if getattr(config, name) < bound:
+            raise InputError(f"{name} must be at least {bound}, got {getattr(config, name)}")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain JSON values."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(v) for v in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def from_dict(cls: type, values: dict[str, Any]) -> Any:
+    """The inverse of :func:`to_dict` for the flat configurations; an unknown key is an error."""
+    known = {spec.name for spec in dataclasses.fields(cls)}
+    for name in values:
+        choose(f"setting of {cls.__name__}", name, sorted(known))
+    kept = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    if kept.get("data_dir") is not None:
+        kept["data_dir"] = Path(kept["data_dir"])
+    return cls(**kept)

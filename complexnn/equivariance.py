@@ -1,0 +1,97 @@
+"""A self-check for networks of one's own: does every layer commute with the rotation?"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from complexnn import functional as cF
+
+
+class EquivarianceError(ValueError):
+    """A module does not commute with the rotation of its parts."""
+
+
+def check_equivariance(
+    module: nn.Module,
+    shape: tuple[int, ...],
+    *,
+    generator: torch.Generator | None = None,
+    atol: float = 1e-10,
+) -> float:
+    """Check ``module(rotate(x, R)) == rotate(module(x), R)`` and name the layer that breaks it.
+
+    The check runs in float64 on a copy, so the module is left as it is. The input has exact zeros;
+    ``R`` is a fresh key per sample; parameters are jittered, because a bias that is still zero
+    would hide; train and eval mode are both checked.
+
+    Args:
+        module: any module on features ``(B, d, C, *)``.
+        shape: shape of the input, batch and parts included.
+        generator: source of input and keys; None: one with a fixed seed.
+        atol: largest absolute error allowed.
+
+    Returns:
+        The largest error seen.
+
+    Raises:
+        EquivarianceError: naming the innermost module with an equivariant input and an output
+            that is not, its mode and its error.
+    """
+    if len(shape) < 3 or shape[1] < 2:
+        raise ValueError(f"shape must be (B, d, C, ...) with d of 2 or more, got {tuple(shape)}")
+    generator = generator or torch.Generator().manual_seed(0)
+    x = cF.normal(tuple(shape), generator)
+    x = x * (cF.uniform(tuple(shape), generator) > 0.3)
+    keys = cF.draw_rotations(shape[0], shape[1], generator)
+
+    copied = copy.deepcopy(module).cpu().double()
+    for parameter in copied.parameters():
+        parameter.data.add_(0.1 * cF.normal(tuple(parameter.shape), generator))
+
+    worst = 0.0
+    for training in (True, False):
+        plain = _record(copied, x, training)
+        turned = _record(copied, cF.rotate(x, keys), training)
+        for (name, inputs, output), (_, turned_inputs, turned_output) in zip(
+            plain, turned, strict=True
+        ):
+            error = _error(output, turned_output, keys)
+            worst = max(worst, error)
+            broken_before = any(
+                _error(a, b, keys) > atol for a, b in zip(inputs, turned_inputs, strict=True)
+            )
+            if error > atol and not broken_before:
+                kind = type(copied.get_submodule(name)).__name__
+                raise EquivarianceError(
+                    f"{name or 'the module itself'} ({kind}) does not commute with rotation in "
+                    f"{'train' if training else 'eval'} mode: error {error:.3g}, allowed {atol:g}"
+                )
+    return worst
+
+
+def _record(module: nn.Module, x: Tensor, training: bool) -> list[tuple[str, list, Any]]:
+    """Run a copy of ``module``; list every call inside it, innermost first."""
+    module = copy.deepcopy(module).train(training)
+    calls: list[tuple[str, list, Any]] = []
+    for name, child in module.named_modules():
+        child.register_forward_hook(
+            lambda _, args, output, name=name: calls.append((name, list(args), output))
+        )
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # both runs draw the same dropout masks
+        module(x)
+    return calls
+
+
+def _error(plain: Any, turned: Any, keys: Tensor) -> float:
+    """Largest deviation of ``turned`` from the rotated ``plain``; infinite if it has no parts."""
+    if not isinstance(plain, Tensor):
+        return 0.0
+    if plain.dim() < 3 or plain.shape[:2] != keys.shape[:2] or plain.shape != turned.shape:
+        return math.inf
+    return (turned - cF.rotate(plain, keys)).abs().max().item()

@@ -1,0 +1,1 @@
+"""Networks: one definition per architecture, real or rotation-equivariant by a kit of layers."""

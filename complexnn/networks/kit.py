@@ -1,0 +1,74 @@
+"""Kits of layer constructors: each topology is written once and built real or equivariant.
+
+A topology calls ``kit.conv``, ``kit.norm``, ... and never asks which kit it was given, so the
+networks with and without rotation are the same by construction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from complexnn import layers
+from complexnn.config import Weights
+
+Gate = Literal["fixed", "mean"]
+
+
+@dataclass(frozen=True)
+class Kit:
+    """Layer constructors, in the argument order of ``torch.nn``.
+
+    A topology asks for a ``bias`` where the plain network has one; the equivariant kit leaves it
+    out, because no bias commutes with a rotation.
+    """
+
+    conv: Callable[..., nn.Module]  # (in, out, kernel, stride=1, padding=0, *, bias)
+    linear: Callable[..., nn.Module]  # (in, out)
+    norm: Callable[[int], nn.Module]  # (channels)
+    act: Callable[[], nn.Module]
+    max_pool: Callable[[int], nn.Module]  # (kernel)
+    global_pool: Callable[[], nn.Module]
+    flatten: Callable[[], nn.Module]
+
+
+REAL = Kit(
+    conv=nn.Conv2d,
+    linear=nn.Linear,
+    norm=nn.BatchNorm2d,
+    act=nn.ReLU,
+    max_pool=nn.MaxPool2d,
+    global_pool=lambda: nn.AdaptiveAvgPool2d(1),
+    flatten=nn.Flatten,
+)
+
+
+def equivariant_kit(dim: int, weights: Weights, gate: Gate) -> Kit:
+    r"""The server's layers for features of ``dim`` parts.
+
+    ``gate="fixed"`` is the paper's c = 1 in ResNets. It stands behind norms that leave each *part*
+    with unit mean square, :math:`\sqrt d` more modulus than the paper's, so c is
+    :math:`\sqrt d` here: the same features pass. ``gate="mean"`` needs no scale.
+    """
+    conv, linear = (
+        (layers.Conv2d, layers.Linear)
+        if weights == "real"
+        else (layers.ComplexConv2d, layers.ComplexLinear)
+    )
+
+    def unbiased_conv(*args: int, bias: bool = False, **kwargs: int) -> nn.Module:
+        return conv(*args, **kwargs)
+
+    return Kit(
+        conv=unbiased_conv,
+        linear=linear,
+        norm=layers.BatchNorm,
+        act=layers.MeanGate if gate == "mean" else lambda: layers.SoftGate(math.sqrt(dim)),
+        max_pool=layers.MaxPool2d,
+        global_pool=lambda: layers.AdaptiveAvgPool2d(1),
+        flatten=layers.Flatten,
+    )

@@ -1,0 +1,76 @@
+"""LeNets, cut behind the first pooling; the decoder is the softmax of the loss alone."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from complexnn.config import InputError
+from complexnn.networks.kit import REAL, Kit
+from complexnn.networks.topology import Topology
+
+
+def _pooled(size: tuple[int, int], times: int) -> tuple[int, int]:
+    height, width = size[0] >> times, size[1] >> times
+    if min(height, width) < 1:
+        raise InputError(f"images of {size[0]}x{size[1]} are too small for {times} poolings")
+    return height, width
+
+
+def lenet(server: Kit, num_classes: int, in_channels: int, size: tuple[int, int]) -> Topology:
+    """The authors' wide LeNet: 5x5 convolutions with 32, 64 and 128 channels, one linear layer.
+
+    Deviation: plain 2x2 max pools and one linear layer over the last map, where the authors' code
+    pads, averages over 3x3 windows and ends in 4x4 and 1x1 convolutions for 32x32 images only.
+    """
+    height, width = _pooled(size, 3)
+    device = REAL
+    return Topology(
+        encoder=nn.Sequential(
+            device.conv(in_channels, 32, 5, padding=2, bias=True), device.act(), device.max_pool(2)
+        ),
+        processing=nn.Sequential(
+            server.conv(32, 64, 5, padding=2, bias=True),
+            server.act(),
+            server.max_pool(2),
+            server.conv(64, 128, 5, padding=2, bias=True),
+            server.act(),
+            server.max_pool(2),
+            server.flatten(),
+            server.linear(128 * height * width, num_classes),
+        ),
+        decoder=nn.Identity(),
+        released=(32, *_pooled(size, 1)),
+        answer=(num_classes,),
+    )
+
+
+def lenet5(server: Kit, num_classes: int, in_channels: int, size: tuple[int, int]) -> Topology:
+    """The classic LeNet-5 (LeCun et al. 1998): 6 and 16 channels, 120 and 84 units.
+
+    Images under 32x32 are padded to it by the first convolution, as LeCun's digits were.
+    """
+    device = REAL
+    padding = tuple(max(0, math.ceil((32 - side) / 2)) for side in size)
+    first = _pooled(tuple(s + 2 * p - 4 for s, p in zip(size, padding, strict=True)), 1)
+    height, width = _pooled((first[0] - 4, first[1] - 4), 1)
+    return Topology(
+        encoder=nn.Sequential(
+            device.conv(in_channels, 6, 5, padding=padding), device.act(), device.max_pool(2)
+        ),
+        processing=nn.Sequential(
+            server.conv(6, 16, 5, bias=True),
+            server.act(),
+            server.max_pool(2),
+            server.flatten(),
+            server.linear(16 * height * width, 120),
+            server.act(),
+            server.linear(120, 84),
+            server.act(),
+            server.linear(84, num_classes),
+        ),
+        decoder=nn.Identity(),
+        released=(6, *first),
+        answer=(num_classes,),
+    )

@@ -1,0 +1,75 @@
+"""Small modules around the split: normalisation, generator, the local control, the critic."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from complexnn.networks.kit import REAL
+from complexnn.networks.resnet import BasicBlock
+
+
+class Normalise(nn.Module):
+    """Pixels in [0, 1] to zero mean and unit deviation, per channel.
+
+    Inside the encoder, so that victim and attackers agree on what a pixel is.
+    """
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return (pixels - self.mean) / self.std
+
+
+def generator(channels: int, width: int, *, relu_end: bool) -> nn.Sequential:
+    """The extra network at the encoder's end, after the authors' later code.
+
+    A 3x3 convolution, a residual block and a 1x1 convolution, each with its norm. It ends without
+    ReLU, so that features are signed; ``relu_end`` adds one, which gives the angle away.
+    """
+    layers = [
+        nn.Conv2d(channels, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        BasicBlock(REAL, width, width),
+        nn.Conv2d(width, channels, 1, bias=False),
+        nn.BatchNorm2d(channels),
+    ]
+    return nn.Sequential(*layers, *([nn.ReLU()] if relu_end else []))
+
+
+class LocalServer(nn.Sequential):
+    """The control without a server: average pooling and one 1x1 convolution to the same shape."""
+
+    def __init__(self, released: tuple[int, int, int], answer: tuple[int, ...]) -> None:
+        size = answer[1:] or (1, 1)
+        layers = [nn.AdaptiveAvgPool2d(size), nn.Conv2d(released[0], answer[0], 1)]
+        super().__init__(*layers, *([] if answer[1:] else [nn.Flatten()]))
+
+
+class Critic(nn.Module):
+    """D(a): how much a feature map looks like one that was rotated back with the right key.
+
+    Convolutions of stride 2 with leaky ReLUs down to about 4x4, a global mean, a linear score. No
+    batch norm: the gradient penalty is a statement about single samples.
+
+    Shape: ``(B, C, H, W) -> (B,)``.
+    """
+
+    def __init__(self, channels: int, size: tuple[int, int], width: int = 64) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        side, previous = min(size), channels
+        while side > 4 or not layers:
+            layers += [nn.Conv2d(previous, width, 3, 2, 1), nn.LeakyReLU(0.2)]
+            side, previous, width = -(-side // 2), width, min(2 * width, 128)
+        layers += [nn.Conv2d(previous, previous, 3, 1, 1), nn.LeakyReLU(0.2)]
+        self.features = nn.Sequential(*layers)
+        self.score = nn.Linear(previous, 1)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        return self.score(self.features(feature).mean(dim=(2, 3))).squeeze(1)

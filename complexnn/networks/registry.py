@@ -1,0 +1,94 @@
+"""Every architecture by name, and the one function that builds a split network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from complexnn.config import InputError, NetConfig, choose
+from complexnn.networks.kit import REAL, Gate, equivariant_kit
+from complexnn.networks.lenet import lenet, lenet5
+from complexnn.networks.modules import LocalServer, Normalise, generator
+from complexnn.networks.resnet import resnet
+from complexnn.networks.split import SplitNet
+from complexnn.networks.topology import Topology
+
+
+@dataclass(frozen=True)
+class Architecture:
+    make: Callable[..., Topology]
+    gate: Gate  # the paper: c = 1 in ResNets, each channel's mean modulus in the others
+    variants: tuple[str, ...] = ("alpha",)
+
+
+ARCHITECTURES = {
+    "lenet": Architecture(lenet, "mean"),
+    "lenet5": Architecture(lenet5, "mean"),
+    **{
+        f"resnet{depth}": Architecture(partial(resnet, depth=depth), "fixed", ("alpha", "beta"))
+        for depth in (20, 32, 44, 56, 110)
+    },
+}
+
+
+def names() -> tuple[str, ...]:
+    """Every architecture that :func:`build` knows."""
+    return tuple(ARCHITECTURES)
+
+
+def topology(config: NetConfig) -> Topology:
+    """The three stretches of ``config``'s architecture, without generator."""
+    architecture = ARCHITECTURES[choose("architecture", config.arch, names())]
+    if config.variant not in architecture.variants:
+        raise InputError(
+            f"{config.arch} has no variant {config.variant!r}; "
+            f"known: {', '.join(architecture.variants)}"
+        )
+    server = REAL
+    if config.kind == "complex":
+        server = equivariant_kit(config.dim, config.weights, architecture.gate)
+    kwargs = {"variant": config.variant} if len(architecture.variants) > 1 else {}
+    return architecture.make(
+        server, config.num_classes, config.in_channels, config.image_size, **kwargs
+    )
+
+
+def build(arch: str | NetConfig, **settings: Any) -> SplitNet:
+    """Build a split network with fresh weights.
+
+    Args:
+        arch: an architecture of :func:`names`, or a whole configuration.
+        settings: fields of :class:`~complexnn.config.NetConfig`; ``image_size`` may be one
+            number. Without ``mean`` and ``std``, pixels are centred on 0.5 and divided by 0.25.
+
+    Raises:
+        InputError: an unknown name or a setting that the architecture or kind cannot have.
+    """
+    if isinstance(arch, NetConfig):
+        config = dataclasses.replace(arch, **settings)
+    else:
+        known = [spec.name for spec in dataclasses.fields(NetConfig)]
+        for name in settings:
+            choose("setting", name, known)
+        channels = settings.get("in_channels", NetConfig.in_channels)
+        settings.setdefault("mean", (0.5,) * channels)
+        settings.setdefault("std", (0.25,) * channels)
+        if isinstance(settings.get("image_size"), int):
+            settings["image_size"] = (settings["image_size"],) * 2
+        config = NetConfig(arch=arch, **settings)
+
+    plain = topology(config)
+    encoder = [Normalise(config.mean, config.std), plain.encoder]
+    if config.has_generator:
+        channels = plain.released[0]
+        width = config.generator_width or channels
+        encoder.append(generator(channels, width, relu_end=config.relu_end))
+    processing = plain.processing
+    if config.kind == "local":
+        processing = LocalServer(plain.released, plain.answer)
+    return SplitNet(nn.Sequential(*encoder), processing, plain.decoder, config)
