@@ -151,6 +151,8 @@ class TrainConfig:
     data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
     output_dir: Path | None = None
     """Run folder; None: runs/<dataset>-<arch>-<kind>."""
+    overwrite: bool = False
+    """Replace a run that the folder already holds."""
     epochs: int = 20
     """Passes over the training images."""
     batch_size: int = 128

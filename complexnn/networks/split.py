@@ -89,10 +89,8 @@ class SplitNet(nn.Module):
         """
         features = self.features(images)
         others = None if pool is None else self.features(pool)
-        if self.config.kind == "noisy":
-            features = self._add_noise(features, generator)
-        return self.rotate(self.group(features, generator=generator, pool=others), len(images),
-                           generator=generator)  # fmt: skip
+        parts = self.group(features, generator=generator, pool=others)
+        return self.rotate(parts, len(images), generator=generator)
 
     def features(self, images: Tensor) -> Tensor:
         """The secret feature a = g(I): ``(B, C, H, W) -> (B, C', H', W')``."""
@@ -106,7 +104,10 @@ class SplitNet(nn.Module):
     def group(
         self, features: Tensor, *, generator: Generator | None = None, pool: Tensor | None = None
     ) -> Tensor:
-        """Put features that will share a key side by side: ``(B, C, *) -> (G, d, C, *)``."""
+        """Put features that will share a key side by side, ``(B, C, *) -> (G, d, C, *)``; kind
+        ``noisy`` adds its noise here."""
+        if self.config.kind == "noisy":
+            features = self._add_noise(features, generator)
         if self.config.kind != "complex":
             return cF.single_part(features)
         choose = _decoys if self.config.group == "decoy" else _packed

@@ -1,0 +1,69 @@
+"""Measures: angles, images, classification, and the intervals around them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure as _ssim
+
+
+def angle_between(estimate: Tensor, truth: Tensor) -> Tensor:
+    r"""Angle in [0, π] between unit vectors along the last axis.
+
+    For :math:`(\cos\theta, \sin\theta)` this is the circular error
+    :math:`|\hat\theta - \theta|` with wrap-around. The two-argument form keeps full precision
+    near 0 and π, where the arc cosine loses half the digits.
+    """
+    apart, along = (estimate - truth).norm(dim=-1), (estimate + truth).norm(dim=-1)
+    return 2 * torch.atan2(apart, along)
+
+
+def rmse(estimate: Tensor, truth: Tensor) -> Tensor:
+    """Root mean square error per image, pixels in [0, 1]: ``(B, C, H, W) -> (B,)``."""
+    return (estimate - truth).square().flatten(1).mean(dim=1).sqrt()
+
+
+def psnr(estimate: Tensor, truth: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio per image in dB, pixels in [0, 1]; 100 dB at most."""
+    return -20 * rmse(estimate, truth).clamp(min=1e-5).log10()
+
+
+def ssim(estimate: Tensor, truth: Tensor) -> Tensor:
+    """Structural similarity per image (Wang et al. 2004), pixels in [0, 1].
+
+    The usual 11x11 Gaussian window; images under 16 pixels get a uniform window of 3x3, since
+    the usual one would leave no position.
+    """
+    window = {} if min(truth.shape[-2:]) >= 16 else {"gaussian_kernel": False, "kernel_size": 3}
+    return _ssim(estimate, truth, data_range=1.0, reduction="none", **window).reshape(-1)
+
+
+def balanced_accuracy(predicted: Tensor, truth: Tensor) -> float:
+    """Mean over the classes that occur of the share of that class that was found."""
+    hits = (predicted == truth).double()
+    return float(np.mean([hits[truth == label].mean().item() for label in truth.unique()]))
+
+
+def mean_interval(values: Tensor, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean of per-sample ``values`` (percentile method).
+
+    Several draws of one image are not independent: average them first.
+    """
+    array = values.double().cpu().numpy()
+    rng = np.random.default_rng(seed)
+    means = [rng.choice(array, array.size).mean() for _ in range(resamples)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def share_interval(share: float, count: int) -> tuple[float, float]:
+    """95 % Wilson interval of a share out of ``count`` independent trials."""
+    z = 1.959963984540054
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(
+        share * (1 - share) / count + z * z / (4 * count * count)
+    )
+    return max(0.0, centre - half), min(1.0, centre + half)

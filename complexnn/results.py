@@ -1,0 +1,95 @@
+"""Run folders: the resolved configuration, JSON lines, and where they come from."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from complexnn.checkpoint import replacing
+from complexnn.config import InputError
+
+
+def prepare_folder(folder: Path) -> None:
+    """Create a run folder and prove that it can be written to, before any work.
+
+    Raises:
+        InputError: the folder cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe.{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"cannot write to {folder} ({error}); give another --output-dir") from error
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Save ``config.json``: the resolved configuration and how it was run."""
+    about = {
+        "config": config,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "git_commit": _git_commit(),
+    }
+    with replacing(folder / "config.json") as temporary:
+        temporary.write_text(json.dumps(about, indent=2) + "\n")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a run.
+
+    Raises:
+        InputError: the folder is no run.
+    """
+    path = folder / "config.json"
+    if not path.is_file() or not (folder / "model.safetensors").is_file():
+        raise InputError(
+            f"{folder} is no finished run (it needs config.json and model.safetensors): "
+            "train one with train.py, or give another folder"
+        )
+    try:
+        return json.loads(path.read_text())["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}); train the run again") from error
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Append one JSON line and force it to disk."""
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All rows of a JSON-lines file; none if there is no such file."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+
+
+def stamp(device: torch.device, started: float) -> dict[str, Any]:
+    """What every result row says about its making."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    return {
+        "seconds": round(time.time() - started, 1),
+        "device": name,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _git_commit() -> str | None:
+    folder = Path(__file__).parent
+    run = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    return run.stdout.strip() or None
