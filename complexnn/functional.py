@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -141,8 +142,23 @@ def modulus(x: Tensor) -> Tensor:
 
     Shape: ``(B, d, C, *) -> (B, 1, C, *)``.
     """
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=wide)
+    return _Modulus.apply(x.to(torch.promote_types(x.dtype, torch.float32)))
+
+
+class _Modulus(torch.autograd.Function):
+    """The plain root of a sum of squares; written out because its automatic gradient is NaN at 0
+    and ``torch.linalg.vector_norm`` is tens of times slower along this axis."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        length = x.square().sum(dim=1, keepdim=True).sqrt_()
+        ctx.save_for_backward(x, length)
+        return length
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        x, length = ctx.saved_tensors
+        return x * (grad / length).masked_fill(length == 0, 0)
 
 
 def soft_gate(x: Tensor, c: float | Tensor, length: Tensor | None = None) -> Tensor:

@@ -191,12 +191,12 @@ def train_one_epoch(
     for step, batch in zip(range(steps), track(batches, steps, f"epoch {epoch}")):
         with accelerator.autocast():
             features = net.features(batch.images)
-            parts = net.group(features, generator=rng["keys"])
-            released, key = net.rotate(parts, len(features), generator=rng["keys"])
+            groups = net.group(features, generator=rng["keys"])
+            released, key = net.rotate(groups, generator=rng["keys"])
             logits = net.decode(net.process(released), key)
         task = F.cross_entropy(logits.float(), batch.labels)
         loss = task
-        gap = None if adversary is None else adversary.loss(parts, step)
+        gap = None if adversary is None else adversary.loss(groups.parts, step)
         if gap is not None:
             loss = task + config.adversarial_weight * gap
             totals[2] += gap.detach()

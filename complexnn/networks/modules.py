@@ -59,7 +59,7 @@ class Critic(nn.Module):
     Shape: ``(B, C, H, W) -> (B,)``.
     """
 
-    def __init__(self, channels: int, size: tuple[int, int], width: int = 64) -> None:
+    def __init__(self, channels: int, size: tuple[int, int], width: int = 32) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         side, previous = min(size), channels

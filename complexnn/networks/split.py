@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
-from typing import Any, NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Generator, Tensor, nn
 
 from complexnn import functional as cF
 from complexnn.config import Group, InputError, NetConfig
+
+
+class Groups(NamedTuple):
+    """Features put side by side, before a key is drawn for them."""
+
+    parts: Tensor  # (G, d, C, *)
+    members: Tensor  # (G, d) indices of the images, those of a pool behind those of the batch
+    queries: int  # real queries; they are the first part of decoy groups, every part when packed
 
 
 class Key:
@@ -19,10 +27,11 @@ class Key:
     with the released tensor by accident.
     """
 
-    __slots__ = ("group", "queries", "rotation")
+    __slots__ = ("group", "members", "queries", "rotation")
 
-    def __init__(self, rotation: Tensor, group: Group, queries: int) -> None:
-        self.rotation, self.group, self.queries = rotation, group, queries
+    def __init__(self, rotation: Tensor, group: Group, members: Tensor, queries: int) -> None:
+        self.rotation, self.group = rotation, group
+        self.members, self.queries = members, queries
 
     @property
     def directions(self) -> Tensor:
@@ -89,8 +98,8 @@ class SplitNet(nn.Module):
         """
         features = self.features(images)
         others = None if pool is None else self.features(pool)
-        parts = self.group(features, generator=generator, pool=others)
-        return self.rotate(parts, len(images), generator=generator)
+        groups = self.group(features, generator=generator, pool=others)
+        return self.rotate(groups, generator=generator)
 
     def features(self, images: Tensor) -> Tensor:
         """The secret feature a = g(I): ``(B, C, H, W) -> (B, C', H', W')``."""
@@ -103,13 +112,14 @@ class SplitNet(nn.Module):
 
     def group(
         self, features: Tensor, *, generator: Generator | None = None, pool: Tensor | None = None
-    ) -> Tensor:
+    ) -> Groups:
         """Put features that will share a key side by side, ``(B, C, *) -> (G, d, C, *)``; kind
         ``noisy`` adds its noise here."""
         if self.config.kind == "noisy":
             features = self._add_noise(features, generator)
         if self.config.kind != "complex":
-            return cF.single_part(features)
+            alone = torch.arange(len(features), device=features.device).unsqueeze(1)
+            return Groups(cF.single_part(features), alone, len(features))
         choose = _decoys if self.config.group == "decoy" else _packed
         candidates = 0 if pool is None else len(pool)
         index = choose(len(features), self.config.dim, candidates, generator)
@@ -117,17 +127,16 @@ class SplitNet(nn.Module):
         if not self.training:
             # An equal counterpart gives the key away; in training nothing is at stake.
             index = _replace_equals(everything.detach(), index, self.config.group)
-        return cF.gather_parts(everything, index.to(features.device))
+        index = index.to(features.device)
+        return Groups(cF.gather_parts(everything, index), index, len(features))
 
-    def rotate(
-        self, parts: Tensor, queries: int, *, generator: Generator | None = None
-    ) -> tuple[Tensor, Key]:
-        """Draw a key per group and apply it: ``(G, d, C, *)`` to the released tensor and key."""
-        groups, dim = parts.shape[:2]
-        rotation = cF.draw_rotations(groups, dim, generator).to(parts.device, torch.float32)
-        group = "packed" if self.config.group == "packed" and dim > 1 else "decoy"
+    def rotate(self, groups: Groups, *, generator: Generator | None = None) -> tuple[Tensor, Key]:
+        """Draw a key per group and apply it: the released tensor ``(G, d, C, *)`` and the key."""
+        parts, members, queries = groups
+        count, dim = members.shape
+        rotation = cF.draw_rotations(count, dim, generator).to(parts.device, torch.float32)
         released = parts if dim == 1 else cF.rotate(parts, rotation)
-        return released, Key(rotation, group, queries)
+        return released, Key(rotation, self.config.group, members, queries)
 
     def process(self, released: Tensor) -> Tensor:
         """The server's work: ``(G, d, C, H, W) -> (G, d, C', *)``, without any secret."""

@@ -1,0 +1,35 @@
+"""Grids of reconstructions: randomly drawn images in columns, one attack per row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from torch import Tensor
+
+from complexnn.checkpoint import replacing
+
+
+def save_grid(path: Path, rows: dict[str, Tensor], title: str) -> None:
+    """Draw ``rows`` (name to ``(N, C, H, W)``, pixels in [0, 1]) as a labelled PNG."""
+    columns = max(len(images) for images in rows.values())
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(0.9 * columns + 1.6, 0.9 * len(rows) + 0.5), squeeze=False
+    )
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        for axis in line:
+            axis.set_axis_off()
+        for axis, image in zip(line, images, strict=False):
+            pixels = image.clamp(0, 1).movedim(0, -1).squeeze(-1).numpy()
+            axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        line[0].text(
+            -0.15, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=10
+        )
+    figure.suptitle(title, fontsize=9)
+    figure.subplots_adjust(0.19, 0.01, 0.99, 0.99 - 0.3 / figure.get_figheight(), 0.05, 0.05)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=160, format="png")
+    plt.close(figure)

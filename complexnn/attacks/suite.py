@@ -1,0 +1,298 @@
+"""The attacks on one victim: train what is missing, judge on the test images, write rows."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from complexnn import checkpoint, metrics, results
+from complexnn.attacks import angle, inference
+from complexnn.attacks.attacker import Attacker
+from complexnn.attacks.fitting import Knowledge, Observation
+from complexnn.attacks.pictures import save_grid
+from complexnn.config import AttackConfig, InputError, to_dict
+from complexnn.data import Dataset, ImageSet
+from complexnn.networks.split import SplitNet
+from complexnn.progress import track
+from complexnn.training import EVAL_BATCH, generators
+
+log = logging.getLogger("complexnn")
+PICTURES = 10  # random test images in a grid
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Target:
+    """A network under attack and the images it is judged on."""
+
+    attacker: Attacker
+    test: ImageSet
+
+    def observations(self, draw: int, what: str) -> Any:
+        """Queries of the victim's user under fresh keys, one draw of them."""
+        keys = generators(self.attacker.config.seed, "test")["test"]
+        keys.manual_seed(keys.initial_seed() + draw)
+        batches = self.test.batches(EVAL_BATCH, self.attacker.knowledge.device)
+        steps = -(-len(self.test) // EVAL_BATCH)
+        for batch in track(batches, steps, what):
+            yield self.attacker.knowledge.observe(batch, keys)
+
+    def per_image(self, measure: Callable[[Observation], Tensor], what: str) -> Tensor:
+        """``measure`` for every test image, mean over the draws: ``(N, ...)``."""
+        draws = self.attacker.config.draws
+        every = [
+            torch.cat([measure(seen).cpu() for seen in self.observations(draw, what)])
+            for draw in range(draws)
+        ]
+        return torch.stack(every).double().mean(dim=0)
+
+
+def run(
+    config: AttackConfig,
+    victim: SplitNet,
+    control: SplitNet | None,
+    dataset: Dataset,
+    device: torch.device,
+) -> None:
+    """Run the attacks that ``config`` asks for and write rows, tables and pictures."""
+    wanted = ("angle", "inversion", "property") if config.attack == "all" else (config.attack,)
+    if config.attack == "angle" and victim.config.parts == 1:
+        raise InputError(f"kind {victim.config.kind} has no key: attack angle needs kind complex")
+    if config.attack == "property" and not dataset.hidden:
+        raise InputError(
+            f"the victim learned the classes of {dataset.name} themselves, so nothing is hidden: "
+            "train it with --groups"
+        )
+    test = dataset.test
+    if config.limit_test is not None:
+        chosen = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
+        test = test.subset(chosen[: config.limit_test])
+    (config.run_dir / "examples").mkdir(parents=True, exist_ok=True)
+
+    def target(net: SplitNet, folder: Path) -> Target:
+        victim_hash = checkpoint.sha256(folder / "model.safetensors")
+        knowledge = Knowledge(
+            net, dataset.train.to(device), dataset.validation.to(device), device
+        )
+        attackers = config.run_dir / "attackers" / victim_hash[:12]
+        return Target(
+            Attacker(knowledge, dataset, config, attackers, victim_hash), test.to(device)
+        )
+
+    attacked = target(victim, config.victim)
+    compared = None if control is None else target(control, config.control)
+    for name in wanted:
+        if name == "angle" and not attacked.attacker.rotated:
+            continue
+        if name == "property" and not dataset.hidden:
+            log.info("property: skipped, the victim learned the classes themselves")
+            continue
+        started = time.time()
+        attacked.attacker.prepare(name)
+        if compared is not None and name != "angle":
+            compared.attacker.prepare(name)
+        for row_name, measured in ATTACKS[name](attacked, compared):
+            row = {
+                "name": row_name,
+                "metrics": measured,
+                "images": len(test),
+                "draws": config.draws,
+                "config": to_dict(config),
+                "victim": attacked.attacker.victim_hash,
+                **results.stamp(device, started),
+            }
+            results.append_row(config.run_dir / "results.jsonl", row)
+            print(summary(row), flush=True)
+
+
+Rows = list[tuple[str, dict[str, dict[str, float | None]]]]
+
+
+def attack_angle(target: Target, control: Target | None) -> Rows:
+    """Mean circular error of the regressed key; no control, which has no key."""
+    attacker = target.attacker
+
+    def error(seen: Observation) -> Tensor:
+        directions, _ = angle.recover(attacker.regressor, seen.released)
+        return angle.errors(directions, seen.key.directions).flatten()[: seen.key.queries]
+
+    errors = target.per_image(error, "angle")
+    low, high = metrics.mean_interval(errors)
+    blind = angle.chance(attacker.regressor.dim, attacker.regressor.vectors)
+    value = {"value": errors.mean().item(), "low": low, "high": high, "chance": blind}
+    return [("angle", {"angle_error": value})]
+
+
+IMAGE_MEASURES = {"rmse": metrics.rmse, "psnr": metrics.psnr, "ssim": metrics.ssim}
+
+
+def attack_inversion(target: Target, control: Target | None) -> Rows:
+    """Reconstruction errors of dec(x) and dec(a*) beside the mean image and the control."""
+    attacker = target.attacker
+    decoders = {"dec(x)": attacker.direct_reconstructions}
+    if attacker.rotated:
+        decoders["dec(a*)"] = attacker.reconstructions
+
+    def measures(reconstruct: Callable[[Observation], Tensor]) -> Callable[[Observation], Tensor]:
+        def measure(seen: Observation) -> Tensor:
+            guess, truth = reconstruct(seen), seen.batch.images
+            return torch.stack([m(guess, truth) for m in IMAGE_MEASURES.values()], dim=1)
+
+        return measure
+
+    mean_image = _mean_image(attacker)
+    tables = {
+        name: target.per_image(measures(decoder), name) for name, decoder in decoders.items()
+    }
+    floor = target.per_image(
+        measures(lambda seen: mean_image.expand_as(seen.batch.images)), "mean image"
+    )
+    best = None
+    if control is not None:
+        best = control.per_image(measures(control.attacker.reconstructions), "control")
+
+    rows: Rows = []
+    for name, table in tables.items():
+        measured = {}
+        for column, measure in enumerate(IMAGE_MEASURES):
+            values = table[:, column]
+            low, high = metrics.mean_interval(values)
+            measured[measure] = {
+                "value": values.mean().item(), "low": low, "high": high,
+                "floor": floor[:, column].mean().item(),
+                "control": None if best is None else best[:, column].mean().item(),
+            }  # fmt: skip
+        rows.append((f"inversion {name}", measured))
+
+    examples = attacker.config.run_dir / "examples"
+    _write_csv(examples / "inversion.csv", tables | {"mean image": floor})
+    seed = attacker.config.seed
+    chosen = torch.randperm(len(target.test), generator=torch.Generator().manual_seed(seed))
+    shown = target.test.subset(chosen[: max(PICTURES, attacker.knowledge.net.config.dim)])
+    grid = {"input": None, **decoders}
+    pictures = _pictures(Target(attacker, shown), grid)
+    if control is not None:
+        control_shown = Target(control.attacker, shown)
+        name = f"{control.attacker.knowledge.net.config.kind} (control)"
+        pictures |= _pictures(control_shown, {name: control.attacker.reconstructions})
+    save_grid(
+        examples / "inversion.png", {name: rows_[:PICTURES] for name, rows_ in pictures.items()},
+        f"{len(shown.classes[:PICTURES])} test images drawn at random with seed {seed}",
+    )  # fmt: skip
+    return rows
+
+
+def attack_property(target: Target, control: Target | None) -> Rows:
+    """Error of the hidden class: classifiers on features, reconstructions and images, and k-NN."""
+    predicted = {t: _predictions(t) for t in (target, control) if t is not None}
+    truth = target.test.classes.cpu()
+    labels = target.test.labels.cpu()
+    counts = target.attacker.dataset.train.classes.bincount(
+        minlength=len(target.attacker.dataset.classes)
+    ).cpu()
+    chance = (truth != counts.argmax()).double().mean().item()
+    knowing = _chance_given_label(target.attacker.dataset, counts, truth, labels)
+    rows: Rows = []
+    for name, guesses in predicted[target].items():
+        error = (guesses != truth).double().mean().item()
+        low, high = metrics.share_interval(error, len(truth))
+        balanced = sum(metrics.balanced_accuracy(g, truth) for g in guesses) / len(guesses)
+        measured: dict[str, dict[str, float | None]] = {
+            "error": {"value": error, "low": low, "high": high, "chance": chance,
+                      "given_label": knowing, "control": None},
+            "balanced_accuracy": {"value": balanced, "chance": 1 / len(truth.unique()),
+                                  "control": None},
+        }  # fmt: skip
+        if control is not None:
+            other = predicted[control][name]
+            measured["error"]["control"] = (other != truth).double().mean().item()
+            measured["balanced_accuracy"]["control"] = sum(
+                metrics.balanced_accuracy(g, truth) for g in other
+            ) / len(other)
+        rows.append((f"property {name}", measured))
+    return rows
+
+
+ATTACKS = {"angle": attack_angle, "inversion": attack_inversion, "property": attack_property}
+
+
+@torch.no_grad()
+def _predictions(target: Target) -> dict[str, Tensor]:
+    """Hidden classes predicted by each attack: name to ``(draws, N)``."""
+    attacker = target.attacker
+    neighbours = inference.fit_neighbours(
+        attacker.features, attacker.knowledge, EVAL_BATCH, attacker.rng("neighbours")
+    )
+    found: dict[str, list[Tensor]] = {}
+    for draw in range(attacker.config.draws):
+        chunks: dict[str, list[Tensor]] = {}
+        for seen in target.observations(draw, "property"):
+            features = attacker.features(seen)
+            images = attacker.feature_decoder(features).squeeze(1)
+            guesses = {
+                "images": attacker.classifier("images")(images).argmax(1),
+                "features": attacker.classifier("features")(features).argmax(1),
+                "reconstructions": attacker.classifier("reconstructions")(images).argmax(1),
+            }
+            flat = features.flatten(1).cpu().numpy()
+            for k, model in neighbours.items():
+                guesses[f"{k}-nn"] = torch.from_numpy(model.predict(flat))
+            for name, guess in guesses.items():
+                chunks.setdefault(name, []).append(guess.cpu())
+        for name, parts in chunks.items():
+            found.setdefault(name, []).append(torch.cat(parts))
+    return {name: torch.stack(draws) for name, draws in found.items()}
+
+
+def _chance_given_label(dataset: Dataset, counts: Tensor, truth: Tensor, labels: Tensor) -> float:
+    """Error of an attacker that knows the victim's label and guesses its most common class."""
+    groups = dataset.train.label_of.cpu()
+    guess = torch.stack(
+        [(counts * (groups == label)).argmax() for label in range(len(dataset.labels))]
+    )
+    return (guess[labels] != truth).double().mean().item()
+
+
+def _mean_image(attacker: Attacker) -> Tensor:
+    knowledge = attacker.knowledge
+    batches = knowledge.train.batches(EVAL_BATCH, knowledge.device)
+    return sum(b.images.sum(0) for b in batches) / len(knowledge.train)
+
+
+def _pictures(
+    target: Target, reconstruct: dict[str, Callable[[Observation], Tensor] | None]
+) -> dict[str, Tensor]:
+    seen = next(iter(target.observations(0, "pictures")))
+    return {
+        name: (seen.batch.images if f is None else f(seen)).cpu() for name, f in reconstruct.items()
+    }
+
+
+def _write_csv(path: Path, tables: dict[str, Tensor]) -> None:
+    """Per-image measures, a line per test image."""
+    with checkpoint.replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", *(f"{n} {m}" for n in tables for m in IMAGE_MEASURES)])
+        columns = torch.cat(list(tables.values()), dim=1).tolist()
+        writer.writerows([index, *(f"{v:.6g}" for v in row)] for index, row in enumerate(columns))
+
+
+def summary(row: dict[str, Any]) -> str:
+    """One line about a row: each measure with its interval and what it stands beside."""
+    parts = []
+    for measure, numbers in row["metrics"].items():
+        beside = [
+            f"{what.replace('_', ' ')} {numbers[what]:.4g}"
+            for what in ("chance", "floor", "given_label", "control")
+            if numbers.get(what) is not None
+        ]
+        interval = f" [{numbers['low']:.4g}, {numbers['high']:.4g}]" if "low" in numbers else ""
+        parts.append(f"{measure} {numbers['value']:.4g}{interval} ({', '.join(beside)})")
+    return f"{row['name']}: " + "; ".join(parts)

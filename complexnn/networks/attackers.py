@@ -1,0 +1,124 @@
+"""The attackers' networks. None of them has an input for a key: they see what the server sees."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from complexnn.networks.kit import REAL
+from complexnn.networks.resnet import BasicBlock
+
+
+class AngleRegressor(nn.Module):
+    r"""Released feature to unit vectors :math:`\hat u` with :math:`\hat a = \sum_j \hat u_j x_j`.
+
+    At d = 2 the one vector of a decoy group is :math:`(\cos\hat\theta, \sin\hat\theta)`, so there
+    is no wrap-around. All parts enter together: 1x1 convolutions mix parts and channels first,
+    strided blocks follow, and mean and deviation over positions feed the head, since the key shows
+    in the distribution of the parts rather than in any place.
+
+    Shape: ``(G, d, C, H, W) -> (G, vectors, d)``.
+    """
+
+    def __init__(
+        self, dim: int, channels: int, size: tuple[int, int], *, vectors: int, width: int = 64
+    ) -> None:
+        super().__init__()
+        self.dim, self.vectors = dim, vectors
+        layers: list[nn.Module] = [
+            nn.Conv2d(dim * channels, 2 * width, 1),
+            nn.BatchNorm2d(2 * width),
+            nn.ReLU(),
+            nn.Conv2d(2 * width, width, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        ]
+        side, features = min(size), width
+        while side > 8:
+            layers.append(BasicBlock(REAL, features, 2 * width, 2))
+            side, features = side // 2, 2 * width
+        layers.append(BasicBlock(REAL, features, 2 * width))
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Sequential(
+            nn.Linear(4 * width, 4 * width), nn.ReLU(), nn.Linear(4 * width, vectors * dim)
+        )
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, released: Tensor) -> Tensor:
+        maps = self.body(released.flatten(1, 2).contiguous(memory_format=torch.channels_last))
+        flat = maps.flatten(2)
+        summary = torch.cat([flat.mean(2), flat.std(2, correction=0)], dim=1)
+        return F.normalize(self.head(summary).unflatten(1, (self.vectors, self.dim)), dim=-1)
+
+
+class UNet(nn.Module):
+    """Decoder of an inversion attack (Ronneberger et al. 2015), four levels down and up at most.
+
+    A feature map smaller than the image is first enlarged to it; small images get fewer levels,
+    so that the lowest keeps at least 2x2 positions.
+
+    Shape: ``(B, in_channels, h, w) -> (B, images, C, H, W)``, pixels in [0, 1].
+    """
+
+    def __init__(
+        self, in_channels: int, image: tuple[int, int, int], *, images: int = 1, width: int = 32
+    ) -> None:
+        super().__init__()
+        channels, *size = image
+        self.size, self.images, self.channels = tuple(size), images, channels
+        levels = max(1, min(4, min(size).bit_length() - 2))
+        widths = [width * min(2**level, 8) for level in range(levels + 1)]
+        self.first = _double(in_channels, widths[0])
+        self.down = nn.ModuleList(_double(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.up = nn.ModuleList(
+            _double(b + a, a) for a, b in reversed(list(zip(widths, widths[1:], strict=False)))
+        )
+        self.last = nn.Conv2d(widths[0], images * channels, 1)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = features.contiguous(memory_format=torch.channels_last)
+        if x.shape[-2:] != self.size:
+            x = F.interpolate(x, self.size, mode="bilinear", align_corners=False)
+        x = self.first(x)
+        skips = []
+        for block in self.down:
+            skips.append(x)
+            x = block(F.max_pool2d(x, 2))
+        for block in self.up:
+            skip = skips.pop()
+            x = block(torch.cat([F.interpolate(x, skip.shape[-2:]), skip], dim=1))
+        return self.last(x).sigmoid().unflatten(1, (self.images, self.channels))
+
+
+def _double(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+        nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+    )
+
+
+class PropertyClassifier(nn.Sequential):
+    """A small residual classifier of feature maps or images.
+
+    Shape: ``(B, C, H, W) -> (B, num_classes)``.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, *, width: int = 64) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            BasicBlock(REAL, width, width),
+            BasicBlock(REAL, width, 2 * width, 2),
+            BasicBlock(REAL, 2 * width, 4 * width, 2),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(4 * width, num_classes),
+        )
+        self.to(memory_format=torch.channels_last)

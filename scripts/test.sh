@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Install into .venv if need be, then lint and run every test.
+set -euo pipefail
+source "$(dirname "$0")/environment.sh"
+install requirements-dev.txt
+
+.venv/bin/python -m ruff check .
+.venv/bin/python -m ruff format --check .
+.venv/bin/python -m pytest "$@"
