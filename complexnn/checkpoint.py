@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors with the configuration inside, written atomically, never executed."""
+"""Weights on disk: safetensors with their configuration, written atomically, never executed."""
 
 from __future__ import annotations
 
@@ -100,7 +100,8 @@ def _some(names: list[str], most: int = 5) -> str:
 
 def sha256(path: Path) -> str:
     """The file's hash: which victim a result belongs to."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(
-            hashlib, "file_digest"
-        ) else hashlib.sha256(file.read()).hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

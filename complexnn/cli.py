@@ -44,7 +44,9 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
     0: done. 2: something the user can mend, told in one line. Faults of ours keep their
     traceback (status 1).
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    handler = logging.StreamHandler(sys.stderr)
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
     try:
         main(list(sys.argv[1:] if argv is None else argv))
     except InputError as error:
@@ -53,6 +55,8 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    finally:
+        log.removeHandler(handler)
     return 0
 
 
@@ -65,13 +69,23 @@ def parse(cls: type[C], argv: list[str], prog: str) -> C:
     except SystemExit as error:
         if error.code in (0, None):
             raise
-        text = re.sub(r"\x1b\[[0-9;]*m", "", message.getvalue())
-        inner = [line.strip("│ ") for line in text.splitlines() if line.startswith("│")]
-        rule = next((i for i, line in enumerate(inner) if set(line) == {"─"}), len(inner))
-        reason = " ".join(inner[:rule]) or " ".join(text.split())
+        reason = _first_section(re.sub(r"\x1b\[[0-9;]*m", "", message.getvalue()))
         if "nrecognized" in reason:
             reason += f"; known: {' '.join(_flags(cls))}"
         raise InputError(f"{reason}; see {prog} --help") from None
+
+
+def _first_section(text: str) -> str:
+    """What tyro's message says above its first inner rule, drawn as a box or in plain ASCII."""
+    lines = text.splitlines()
+    if any(line.startswith("│") for line in lines):
+        lines = [line.strip("│ ") for line in lines if line.startswith("│")]
+    else:
+        lines = lines[2:]  # title and rule
+    rule = next(
+        (i for i, line in enumerate(lines) if line.strip() and not line.strip("─- ")), len(lines)
+    )
+    return " ".join(lines[:rule]).strip() or " ".join(text.split())
 
 
 def _flags(cls: type) -> list[str]:
@@ -113,6 +127,7 @@ def train_main(argv: list[str]) -> None:
     dataset = data.load(config.data, workers=config.workers)
     net_config = for_dataset(config.net, dataset)
     config = dataclasses.replace(config, net=net_config)
+    training.check_groups(dataset, config)
     torch.manual_seed(config.seed)
     net = build(net_config)
     if not config.dry_run:
@@ -164,7 +179,8 @@ def train_main(argv: list[str]) -> None:
     low, high = tested["interval"]
     print(
         f"test error {100 * tested['error']:.2f} % "
-        f"(95 % interval {100 * low:.2f} to {100 * high:.2f}, chance {100 * tested['chance']:.1f} %)"
+        f"(95 % interval {100 * low:.2f} to {100 * high:.2f}, "
+        f"chance {100 * tested['chance']:.1f} %)"
     )
     print(f"output: {folder}", flush=True)
 

@@ -59,7 +59,7 @@ class NetConfig:
     group: Group = "decoy"
     """Who shares a key, kind complex: one query and d - 1 decoys, or d packed queries."""
     weights: Weights = "real"
-    """Weights of the server's layers, kind complex: shared by all parts, or complex (d = 2 only)."""
+    """The server's weights, kind complex: shared by all parts, or complex (d = 2 only)."""
     gamma: float = 0.2
     """Strength of the noise relative to the feature, kind noisy."""
     generator_width: int | None = None
@@ -89,7 +89,9 @@ class NetConfig:
                     f"{spec.name} applies to kind {' and '.join(kinds)} only, not to {self.kind}"
                 )
         if self.dim < 2:
-            raise InputError(f"dim must be at least 2, got {self.dim}; without rotation: additional")
+            raise InputError(
+                f"dim must be at least 2, got {self.dim}; without rotation: additional"
+            )
         if self.weights == "complex" and self.dim != 2:
             raise InputError(f"complex weights need dim 2, got {self.dim}; use weights real")
         if self.gamma < 0:

@@ -20,6 +20,7 @@ from complexnn.folder import FolderSource, read_folder
 
 SPLIT_SEED = 0  # validation images, subsets and digits' test images are the same in every run
 VALIDATION_SHARE = 0.1
+MEMORY_LIMIT = 2 << 30  # bytes of pixels per split; larger sets are decoded on the fly
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
@@ -133,7 +134,9 @@ class ImageSet:
         try:
             yield from zip(chunks, loader, strict=True)
         except InputError as error:  # a worker wraps its traceback around the message
-            raise InputError(str(error).strip().splitlines()[-1].split("InputError: ")[-1]) from None
+            raise InputError(
+                str(error).strip().splitlines()[-1].split("InputError: ")[-1]
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -315,9 +318,7 @@ def load(config: DataConfig, *, workers: int = 0) -> Dataset:
     # Folders list test images class by class; queries that share a key must not be so alike.
     shuffled = torch.randperm(len(raw.test_classes), generator=generator)
     test = images(raw.test, raw.test_classes).subset(shuffled)
-    train, validation, test = (
-        _in_memory(part) for part in (train, validation, test)
-    )
+    train, validation, test = (_in_memory(part) for part in (train, validation, test))
     mean, std = (spec.mean, spec.std) if spec.mean else _measure(train)
     channels = test.pixels.shape[1]
     mean, std = (_per_channel(values, channels) for values in (mean, std))
@@ -326,9 +327,9 @@ def load(config: DataConfig, *, workers: int = 0) -> Dataset:
     )
 
 
-def _in_memory(images: ImageSet, limit: int = 2 << 30) -> ImageSet:
-    """Decode images on disk now if they fit in ``limit`` bytes of memory."""
-    if isinstance(images.pixels, Tensor) or images.pixels.decoded_bytes > limit:
+def _in_memory(images: ImageSet) -> ImageSet:
+    """Decode images on disk now if they fit in memory."""
+    if isinstance(images.pixels, Tensor) or images.pixels.decoded_bytes > MEMORY_LIMIT:
         return images
     return ImageSet(images.pixels.decode(), images.classes, images.label_of)
 
@@ -375,13 +376,15 @@ def _grouping(
         except ValueError as error:
             raise InputError(f"{path} is not valid JSON: {error}") from error
         if not isinstance(mapping, dict) or not all(isinstance(v, str) for v in mapping.values()):
-            raise InputError(f'{path} must map class names to group names: {{"cat": "animal", ...}}')
+            raise InputError(
+                f'{path} must map class names to group names: {{"cat": "animal", ...}}'
+            )
     missing = [name for name in classes if name not in mapping]
     extra = [name for name in mapping if name not in classes]
     if missing or extra:
         raise InputError(
-            f"groups {config.groups} do not fit the classes: "
-            f"without a group: {', '.join(missing) or 'none'}; unknown: {', '.join(extra) or 'none'}"
+            f"groups {config.groups} do not fit the classes: without a group: "
+            f"{', '.join(missing) or 'none'}; unknown: {', '.join(extra) or 'none'}"
         )
     labels = tuple(sorted(set(mapping.values())))
     if len(labels) < 2:

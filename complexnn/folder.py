@@ -44,7 +44,9 @@ def read_image(path: Path) -> Image.Image:
             if mode in ("RGB", "P", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
                 return image.convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as an image ({error}); mend or remove it") from error
+        raise InputError(
+            f"{path} cannot be read as an image ({error}); mend or remove it"
+        ) from error
     raise InputError(f"{path} has pixels of kind {mode}; save it with 8 or 16 bits per channel")
 
 
@@ -82,9 +84,7 @@ class FolderSource(torch.utils.data.Dataset):
 
     def subset(self, index: Tensor) -> FolderSource:
         paths = [self.paths[i] for i in index.tolist()]
-        return FolderSource(
-            paths, channels=self.channels, size=self.size, resize=self.resize
-        )
+        return FolderSource(paths, channels=self.channels, size=self.size, resize=self.resize)
 
     def decode(self) -> Tensor:
         """All images in memory: ``(N, C, H, W)`` bytes."""
@@ -131,7 +131,9 @@ def _is_grey(path: Path) -> bool:
         with Image.open(path) as image:  # reads the header only
             return image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
     except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{path} cannot be read as an image ({error}); mend or remove it") from error
+        raise InputError(
+            f"{path} cannot be read as an image ({error}); mend or remove it"
+        ) from error
 
 
 def _list_classes(root: Path, part: str) -> tuple[list[tuple[Path, str]], list[str]]:

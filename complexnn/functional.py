@@ -88,7 +88,9 @@ def draw_counterparts(count: int, others: int, generator: Generator | None = Non
     derangement, and no row repeats. Returns indices ``(count, others)``.
     """
     if others >= count:
-        raise ValueError(f"{others} counterparts per sample need over {others} samples, got {count}")
+        raise ValueError(
+            f"{others} counterparts per sample need over {others} samples, got {count}"
+        )
     order = uniform((count,), generator).argsort()
     shifts = 1 + uniform((count - 1,), generator).argsort()[:others]
     place = order.argsort()

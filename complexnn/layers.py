@@ -84,9 +84,7 @@ class ComplexConv2d(nn.Module):
         # One convolution of twice the channels: [[U, -V], [V, U]] on the stacked parts.
         u, v = self.real.weight, self.imag.weight
         weight = torch.cat([torch.cat([u, -v], 1), torch.cat([v, u], 1)], 0)
-        y = nn.functional.conv2d(
-            x.flatten(1, 2), weight, None, self.real.stride, self.real.padding
-        )
+        y = nn.functional.conv2d(x.flatten(1, 2), weight, None, self.real.stride, self.real.padding)
         return y.unflatten(1, (2, -1))
 
 

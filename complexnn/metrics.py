@@ -63,7 +63,9 @@ def share_interval(share: float, count: int) -> tuple[float, float]:
     """95 % Wilson interval of a share out of ``count`` independent trials."""
     z = 1.959963984540054
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(
-        share * (1 - share) / count + z * z / (4 * count * count)
+    half = (
+        z
+        / (1 + z * z / count)
+        * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     )
     return max(0.0, centre - half), min(1.0, centre + half)

@@ -29,7 +29,9 @@ def prepare_folder(folder: Path) -> None:
         probe.write_text("")
         probe.unlink()
     except OSError as error:
-        raise InputError(f"cannot write to {folder} ({error}); give another --output-dir") from error
+        raise InputError(
+            f"cannot write to {folder} ({error}); give another --output-dir"
+        ) from error
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import time
@@ -25,7 +26,24 @@ from complexnn.networks.split import SplitNet
 from complexnn.progress import duration, track
 
 log = logging.getLogger("complexnn")
-EVAL_BATCH = 256
+
+
+def eval_batch(dim: int) -> int:
+    """Images per batch where nothing is trained: even batches of this size hold whole groups."""
+    return max(256, 2 * dim)
+
+
+def check_groups(data: Dataset, config: TrainConfig) -> None:
+    """Refuse, before the first step, groups that some batch could not fill."""
+    dim = config.net.dim if config.net.kind == "complex" else 1
+    sizes = {
+        "batch": min(config.batch_size, len(data.train)),
+        "validation set": len(data.validation),
+        "test set": len(data.test),
+    }
+    for name, size in sizes.items():
+        if size < dim:
+            raise InputError(f"groups of {dim} need at least {dim} images, the {name} has {size}")
 
 
 def generators(seed: int, *purposes: str) -> dict[str, Generator]:
@@ -137,7 +155,7 @@ def evaluate(
     wrong, losses = torch.zeros(draws), torch.zeros(draws)
     for draw in range(draws):
         keys = generators(seed + draw, "keys")["keys"]
-        for batch in images.batches(EVAL_BATCH, device):
+        for batch in images.batches(eval_batch(net.config.parts), device):
             logits = net(batch.images, generator=keys).float()
             wrong[draw] += (logits.argmax(1) != batch.labels).sum().cpu()
             losses[draw] += F.cross_entropy(logits, batch.labels, reduction="sum").cpu()
@@ -188,7 +206,8 @@ def train_one_epoch(
     totals = torch.zeros(3, device=device)  # task loss, errors, critic's gap
     seen, adversarial_steps = 0, 0
     batches = images.batches(config.batch_size, device, shuffle=rng["data"], augment=augment)
-    for step, batch in zip(range(steps), track(batches, steps, f"epoch {epoch}")):
+    batches = itertools.islice(batches, steps)
+    for step, batch in enumerate(track(batches, steps, f"epoch {epoch}")):
         with accelerator.autocast():
             features = net.features(batch.images)
             groups = net.group(features, generator=rng["keys"])

@@ -114,5 +114,7 @@ def best_matching(cost: Tensor) -> Tensor:
 
 def take(values: Tensor, columns: Tensor) -> Tensor:
     """Reorder axis 1 of ``(B, m, ...)`` by ``columns`` of :func:`best_matching`."""
-    index = columns.view(*columns.shape, *[1] * (values.dim() - 2)).expand(-1, -1, *values.shape[2:])
+    index = columns.view(*columns.shape, *[1] * (values.dim() - 2)).expand(
+        -1, -1, *values.shape[2:]
+    )
     return values.gather(1, index)

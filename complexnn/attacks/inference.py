@@ -10,9 +10,11 @@ from torch import Generator, Tensor
 from complexnn.attacks.fitting import Knowledge, Observation, View, fit
 from complexnn.config import AttackConfig
 from complexnn.networks.attackers import PropertyClassifier
+from complexnn.training import eval_batch
 
 NEIGHBOURS = (1, 3, 5)
 REFERENCES = 5000  # of the attacker's images in the k-NN's memory
+
 
 def fit_classifier(
     model: PropertyClassifier,
@@ -33,11 +35,12 @@ def fit_classifier(
 
 @torch.no_grad()
 def fit_neighbours(
-    view: View, knowledge: Knowledge, batch_size: int, generator: Generator
+    view: View, knowledge: Knowledge, generator: Generator
 ) -> dict[int, KNeighborsClassifier]:
     """k-NN on recovered features, for each k of the paper."""
     features, classes = [], []
-    for batch in knowledge.train.batches(batch_size, knowledge.device, shuffle=generator):
+    size = eval_batch(knowledge.net.config.parts)
+    for batch in knowledge.train.batches(size, knowledge.device, shuffle=generator):
         features.append(view(knowledge.observe(batch, generator)).flatten(1).cpu())
         classes.append(batch.classes.cpu())
         if sum(map(len, classes)) >= REFERENCES:

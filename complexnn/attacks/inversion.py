@@ -9,6 +9,7 @@ from complexnn.attacks.fitting import Knowledge, Observation, View, best_matchin
 from complexnn.config import AttackConfig
 from complexnn.networks.attackers import UNet
 
+
 def true_images(seen: Observation, queries: int) -> Tensor:
     """The images of the first ``queries`` members of each group: ``(G, queries, C, H, W)``."""
     return seen.batch.images[seen.key.members[:, :queries]]

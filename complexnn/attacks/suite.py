@@ -22,7 +22,7 @@ from complexnn.config import AttackConfig, InputError, to_dict
 from complexnn.data import Dataset, ImageSet
 from complexnn.networks.split import SplitNet
 from complexnn.progress import track
-from complexnn.training import EVAL_BATCH, generators
+from complexnn.training import eval_batch, generators
 
 log = logging.getLogger("complexnn")
 PICTURES = 10  # random test images in a grid
@@ -39,8 +39,9 @@ class Target:
         """Queries of the victim's user under fresh keys, one draw of them."""
         keys = generators(self.attacker.config.seed, "test")["test"]
         keys.manual_seed(keys.initial_seed() + draw)
-        batches = self.test.batches(EVAL_BATCH, self.attacker.knowledge.device)
-        steps = -(-len(self.test) // EVAL_BATCH)
+        size = eval_batch(self.attacker.knowledge.net.config.parts)
+        batches = self.test.batches(size, self.attacker.knowledge.device)
+        steps = -(-len(self.test) // size)
         for batch in track(batches, steps, what):
             yield self.attacker.knowledge.observe(batch, keys)
 
@@ -78,13 +79,9 @@ def run(
 
     def target(net: SplitNet, folder: Path) -> Target:
         victim_hash = checkpoint.sha256(folder / "model.safetensors")
-        knowledge = Knowledge(
-            net, dataset.train.to(device), dataset.validation.to(device), device
-        )
-        attackers = config.run_dir / "attackers" / victim_hash[:12]
-        return Target(
-            Attacker(knowledge, dataset, config, attackers, victim_hash), test.to(device)
-        )
+        knowledge = Knowledge(net, dataset.train.to(device), dataset.validation.to(device), device)
+        attackers = (config.output_dir or folder) / "attackers" / victim_hash[:12]
+        return Target(Attacker(knowledge, dataset, config, attackers, victim_hash), test.to(device))
 
     attacked = target(victim, config.victim)
     compared = None if control is None else target(control, config.control)
@@ -148,9 +145,7 @@ def attack_inversion(target: Target, control: Target | None) -> Rows:
         return measure
 
     mean_image = _mean_image(attacker)
-    tables = {
-        name: target.per_image(measures(decoder), name) for name, decoder in decoders.items()
-    }
+    tables = {name: target.per_image(measures(decoder), name) for name, decoder in decoders.items()}
     floor = target.per_image(
         measures(lambda seen: mean_image.expand_as(seen.batch.images)), "mean image"
     )
@@ -228,7 +223,7 @@ def _predictions(target: Target) -> dict[str, Tensor]:
     """Hidden classes predicted by each attack: name to ``(draws, N)``."""
     attacker = target.attacker
     neighbours = inference.fit_neighbours(
-        attacker.features, attacker.knowledge, EVAL_BATCH, attacker.rng("neighbours")
+        attacker.features, attacker.knowledge, attacker.rng("neighbours")
     )
     found: dict[str, list[Tensor]] = {}
     for draw in range(attacker.config.draws):
@@ -262,7 +257,7 @@ def _chance_given_label(dataset: Dataset, counts: Tensor, truth: Tensor, labels:
 
 def _mean_image(attacker: Attacker) -> Tensor:
     knowledge = attacker.knowledge
-    batches = knowledge.train.batches(EVAL_BATCH, knowledge.device)
+    batches = knowledge.train.batches(256, knowledge.device)
     return sum(b.images.sum(0) for b in batches) / len(knowledge.train)
 
 

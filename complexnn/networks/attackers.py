@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -70,9 +72,9 @@ class UNet(nn.Module):
         levels = max(1, min(4, min(size).bit_length() - 2))
         widths = [width * min(2**level, 8) for level in range(levels + 1)]
         self.first = _double(in_channels, widths[0])
-        self.down = nn.ModuleList(_double(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.down = nn.ModuleList(_double(a, b) for a, b in itertools.pairwise(widths))
         self.up = nn.ModuleList(
-            _double(b + a, a) for a, b in reversed(list(zip(widths, widths[1:], strict=False)))
+            _double(b + a, a) for a, b in reversed(list(itertools.pairwise(widths)))
         )
         self.last = nn.Conv2d(widths[0], images * channels, 1)
         self.to(memory_format=torch.channels_last)

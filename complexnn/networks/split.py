@@ -134,7 +134,8 @@ class SplitNet(nn.Module):
         """Draw a key per group and apply it: the released tensor ``(G, d, C, *)`` and the key."""
         parts, members, queries = groups
         count, dim = members.shape
-        rotation = cF.draw_rotations(count, dim, generator).to(parts.device, torch.float32)
+        precision = torch.promote_types(parts.dtype, torch.float32)
+        rotation = cF.draw_rotations(count, dim, generator).to(parts.device, precision)
         released = parts if dim == 1 else cF.rotate(parts, rotation)
         return released, Key(rotation, self.config.group, members, queries)
 

@@ -1,0 +1,210 @@
+"""The commands as a user types them: the whole way on tiny runs, and every wrong word."""
+
+import csv
+import json
+
+import pytest
+from PIL import Image
+
+from complexnn import cli, report
+from complexnn.results import read_rows
+
+TINY = ["--epochs", "1", "--limit-train", "100", "--device", "cpu", "--groups", "parity"]
+
+
+def train(*args):
+    return cli.run(cli.train_main, [*map(str, args)])
+
+
+def attack(*args):
+    return cli.run(cli.attack_main, [*map(str, args), "--device", "cpu"])
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    for kind in ("additional", "complex"):
+        assert train(*TINY, "--kind", kind, "--output-dir", root / kind) == 0
+    return root
+
+
+def test_a_run_writes_its_files(runs):
+    folder = runs / "complex"
+    about = json.loads((folder / "config.json").read_text())
+    assert about["config"]["net"]["kind"] == "complex"
+    assert about["config"]["net"]["num_classes"] == 2
+    assert {"command", "versions", "git_commit"} <= about.keys()
+    assert (folder / "model.safetensors").is_file()
+    (epoch,) = read_rows(folder / "log.jsonl")
+    assert {"epoch", "train_loss", "val_error", "critic_gap"} <= epoch.keys()
+    row = read_rows(folder / "results.jsonl")[0]
+    assert row["name"] == "task"
+    error = row["metrics"]["error"]
+    assert error["low"] <= error["value"] <= error["high"]
+    assert len(error["draws"]) == 3
+
+
+def test_attacks_end_in_rows_pictures_and_a_report(runs, capsys):
+    victim, control = runs / "complex", runs / "additional"
+    steps = ("--steps", 3, "--limit-test", 40)
+    before = (victim / "model.safetensors").read_bytes()
+    assert attack("all", "--victim", control, *steps) == 0
+    assert attack("all", "--victim", victim, "--control", control, *steps) == 0
+    assert (victim / "model.safetensors").read_bytes() == before
+
+    rows = {row["name"]: row for row in read_rows(victim / "results.jsonl")}
+    names = {"task", "angle", "inversion dec(x)", "inversion dec(a*)"} | {
+        f"property {what}"
+        for what in ("images", "features", "reconstructions", "1-nn", "3-nn", "5-nn")
+    }
+    assert rows.keys() == names
+    assert rows["angle"]["metrics"]["angle_error"]["chance"] == pytest.approx(1.5708, abs=1e-4)
+    for name, row in rows.items():
+        if name.startswith("inversion"):
+            assert {"value", "low", "high", "floor", "control"} <= row["metrics"]["psnr"].keys()
+        if name.startswith("property"):
+            assert row["metrics"]["error"]["control"] is not None
+            assert row["metrics"]["balanced_accuracy"]["chance"] == pytest.approx(0.1)
+        assert row["victim"] == rows["task"]["victim"]
+
+    with (victim / "examples" / "inversion.csv").open() as file:
+        assert len(list(csv.reader(file))) == 1 + 40
+    with Image.open(victim / "examples" / "inversion.png") as grid:
+        assert grid.width > 300
+
+    capsys.readouterr()
+    page, picture = runs / "report.html", runs / "picture.png"
+    arguments = ["runs", str(control), str(victim), "--html", str(page), "--picture", str(picture)]
+    assert cli.run(report.main, arguments) == 0
+    table = capsys.readouterr().out
+    assert "lenet complex" in table
+    assert "no key" in table
+    assert page.read_text().count("data:image/png;base64,") == 2
+    assert picture.is_file()
+
+
+def test_an_attacker_that_was_trained_is_not_trained_again(runs, caplog):
+    arguments = ("angle", "--victim", runs / "complex", "--steps", 2, "--limit-test", 40)
+    assert attack(*arguments) == 0
+    caplog.clear()
+    assert attack(*arguments) == 0
+    assert "already trained" in caplog.text
+    caplog.clear()
+    assert attack(*arguments, "--seed", 1) == 0
+    assert "already trained" not in caplog.text
+
+
+def test_dry_run_writes_nothing(tmp_path, capsys):
+    assert train(*TINY, "--output-dir", tmp_path / "run", "--dry-run") == 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_is_not_lost(runs, capsys):
+    before = (runs / "complex" / "model.safetensors").read_bytes()
+    assert train(*TINY, "--output-dir", runs / "complex") == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert (runs / "complex" / "model.safetensors").read_bytes() == before
+
+
+def test_output_folder_is_printed_first_and_last(tmp_path, capsys):
+    assert train(*TINY, "--kind", "original", "--output-dir", tmp_path / "run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == lines[-1] == f"output: {tmp_path / 'run'}"
+
+
+def test_same_seed_same_log(tmp_path):
+    for name in ("a", "b"):
+        assert train(*TINY, "--output-dir", tmp_path / name) == 0
+    logs = [(tmp_path / name / "log.jsonl").read_bytes() for name in ("a", "b")]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize("command", [cli.train_main, cli.attack_main, report.main])
+def test_help_names_every_flag(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.run(command, ["--help"])
+    assert end.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "imagenet"], "known: digits, fashion-mnist, cifar10, folder"),
+        (["--arch", "vgg99"], "known: lenet, lenet5, resnet20"),
+        (["--colour", "red"], "--colour, red; known: --arch --variant --kind"),
+        (["--epochs", "many"], "--epochs"),
+        (["--epochs"], "--epochs"),
+        (["--kind", "quaternion"], "'original', 'additional', 'noisy', 'complex', 'local'"),
+        (["--dim", "1"], "dim must be at least 2"),
+        (["--dataset", "folder", "--data-dir", "nowhere"], "lay your images out as"),
+        (["--device", "cuda:99"], "device 'cuda:99' is not available here"),
+        (["--device", "quantum"], "device 'quantum' is not available here"),
+        (["--groups", "colours"], "built-in groupings of digits: parity"),
+        (["--limit-train", "1"], "limit_train must be at least 2"),
+        (["--output-dir", "/proc/nowhere"], "cannot write to"),
+        (["--dim", "200", "--batch-size", "64"], "groups of 200 need at least 200 images"),
+    ],
+)
+def test_wrong_words_are_one_line_and_leave_nothing(
+    arguments, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    given = [] if "--output-dir" in arguments else ["--output-dir", "out"]
+    assert train(*given, *arguments) == 2
+    err = capsys.readouterr().err.strip().splitlines()
+    errors = [line for line in err if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert err[-1] == errors[0]
+    written = list(tmp_path.rglob("*.safetensors")) + list(tmp_path.rglob("*.json"))
+    assert not written
+
+
+def broken_run(folder, how):
+    assert train(*TINY, "--output-dir", folder) == 0
+    if how == "no run":
+        (folder / "config.json").unlink()
+    elif how == "html weights":
+        (folder / "model.safetensors").write_text("<html>")
+    elif how == "damaged config":
+        (folder / "config.json").write_text("{")
+    elif how == "data gone":
+        about = json.loads((folder / "config.json").read_text())
+        about["config"]["data"] |= {"dataset": "folder", "data_dir": "gone", "groups": None}
+        (folder / "config.json").write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("no run", "is no finished run"),
+        ("html weights", "not a whole safetensors file"),
+        ("damaged config", "is damaged"),
+        ("data gone", "lay your images out as"),
+    ],
+)
+def test_a_victim_that_is_no_run_is_named(tmp_path, capsys, how, message):
+    broken_run(tmp_path / "run", how)
+    capsys.readouterr()
+    assert attack("angle", "--victim", tmp_path / "run") == 2
+    err = capsys.readouterr().err.strip().splitlines()
+    assert len(err) == 1
+    assert message in err[0]
+
+
+def test_attacks_that_make_no_sense_are_refused(tmp_path, runs, capsys):
+    assert attack("angle", "--victim", runs / "additional") == 2
+    assert "has no key" in capsys.readouterr().err
+    plain = tmp_path / "plain"
+    assert train(*TINY[:-2], "--kind", "original", "--output-dir", plain) == 0
+    assert attack("property", "--victim", plain) == 2
+    assert "train it with --groups" in capsys.readouterr().err
+    assert attack("inversion", "--victim", runs / "complex", "--control", plain) == 2
+    assert "another task" in capsys.readouterr().err
+    assert attack("angle", "--victim", tmp_path / "nowhere") == 2
+
+
+def test_a_report_of_no_run_is_refused(tmp_path, capsys):
+    assert cli.run(report.main, ["runs", str(tmp_path)]) == 2
+    assert "no finished run" in capsys.readouterr().err

@@ -1,0 +1,356 @@
+"""Data sets: splits, groupings, whole-batch augmentation, and folders of every kind of image."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from complexnn import data
+from complexnn.config import DataConfig, InputError
+
+CPU = torch.device("cpu")
+
+
+def save(path, mode="RGB", size=(12, 10), seed=0):
+    """A random picture of PIL mode ``mode`` and ``size`` (width, height)."""
+    rng = np.random.default_rng(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if mode == "I;16":
+        pixels = rng.integers(0, 2**16, size[::-1], dtype=np.uint16)
+        Image.fromarray(pixels).save(path)
+        return
+    channels = len(Image.new(mode, (1, 1)).getbands())
+    shape = (*size[::-1], channels) if channels > 1 else size[::-1]
+    if mode == "P":
+        image = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+        image.quantize(16).save(path)
+    elif mode == "1":
+        Image.fromarray(rng.integers(0, 2, shape, dtype=np.uint8) * 255).convert("1").save(path)
+    else:
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8), mode).save(path)
+
+
+def make_folder(root, *, mode="RGB", size=(12, 10), count=6, classes=("cat", "dog")):
+    for part in ("train", "test"):
+        for index, name in enumerate(classes):
+            for i in range(count):
+                seed = 100 * index + i + (50 if part == "test" else 0)
+                save(root / part / name / f"{i}.png", mode, size, seed=seed)
+    return DataConfig(dataset="folder", data_dir=root)
+
+
+# ----------------------------------------------------------------------- splits and batches
+
+
+def test_digits_splits_are_disjoint_and_complete():
+    whole = data.load(DataConfig())
+    parts = [whole.train, whole.validation, whole.test]
+    assert [len(p) for p in parts] == [1293, 144, 360]
+    assert whole.shape == (1, 8, 8)
+    rows = torch.cat([p.pixels for p in parts]).flatten(1)
+    original = np.rint(__import__("sklearn.datasets").datasets.load_digits().data * (255 / 16))
+    assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, original.astype(int).tolist()))
+
+
+def test_normalisation_constants_are_those_of_the_training_pixels():
+    for name in ("digits",):
+        whole = data.load(DataConfig(dataset=name))
+        pixels = torch.cat([whole.train.pixels, whole.validation.pixels]).float() / 255
+        assert pixels.mean().item() == pytest.approx(whole.mean[0], abs=2e-3)
+        assert pixels.std().item() == pytest.approx(whole.std[0], abs=2e-3)
+
+
+@pytest.mark.skipif(not data.DEBIAN_FASHION_MNIST.is_dir(), reason="Fashion-MNIST not installed")
+def test_fashion_mnist_from_debians_package():
+    whole = data.load(DataConfig(dataset="fashion-mnist", groups="kinds"))
+    assert [len(whole.train), len(whole.validation), len(whole.test)] == [54000, 6000, 10000]
+    assert whole.shape == (1, 28, 28)
+    assert whole.labels == ("bag", "clothes", "shoes")
+    assert whole.test.classes.bincount().tolist() == [1000] * 10
+    pixels = whole.train.pixels.float() / 255
+    assert pixels.mean().item() == pytest.approx(whole.mean[0], abs=2e-3)
+
+
+def test_groups_hide_the_classes():
+    whole = data.load(DataConfig(groups="parity"))
+    assert whole.hidden
+    assert whole.labels == ("even", "odd")
+    batch = next(whole.test.batches(50, CPU))
+    assert torch.equal(batch.labels, batch.classes % 2)
+    assert not data.load(DataConfig()).hidden
+
+
+def test_limit_is_a_fixed_subset():
+    full, some, again = (data.load(DataConfig(limit_train=n)) for n in (None, 100, 100))
+    assert len(some.train) + len(some.validation) == 100
+    assert torch.equal(some.train.pixels, again.train.pixels)
+    assert torch.equal(full.test.pixels, some.test.pixels)
+
+
+@pytest.mark.parametrize(("count", "size"), [(129, 128), (257, 128), (10, 3), (5, 8)])
+def test_a_plain_pass_shows_every_image_once_in_even_batches(count, size):
+    images = data.load(DataConfig()).train.subset(torch.arange(count))
+    batches = list(images.batches(size, CPU))
+    assert torch.equal(torch.cat([b.classes for b in batches]), images.classes)
+    sizes = [len(b.images) for b in batches]
+    assert max(sizes) <= size
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_shuffled_pass_repeats_with_its_generator_and_drops_the_rest():
+    images = data.load(DataConfig()).train.subset(torch.arange(129))
+
+    def epoch(seed):
+        rng = torch.Generator().manual_seed(seed)
+        return [b.images for b in images.batches(64, CPU, shuffle=rng)]
+
+    assert len(epoch(0)) == images.steps(64) == 2
+    assert torch.equal(torch.cat(epoch(0)), torch.cat(epoch(0)))
+    assert not torch.equal(torch.cat(epoch(0)), torch.cat(epoch(1)))
+    assert len(list(images.batches(500, CPU, shuffle=torch.Generator()))) == 1
+
+
+def test_pixels_are_in_unit_range():
+    images = next(data.load(DataConfig()).test.batches(360, CPU)).images
+    assert images.dtype == torch.float32
+    assert images.min() == 0
+    assert images.max() == 1
+
+
+def test_augmentation_equals_a_slow_flip_and_crop():
+    images = torch.rand(20, 3, 9, 7)
+    augmented = data.Augmentation(flip=True, padding=2)(images, torch.Generator().manual_seed(3))
+    rng = torch.Generator().manual_seed(3)
+    flips = torch.rand(20, generator=rng) < 0.5
+    top, left = torch.randint(0, 5, (2, 20, 1), generator=rng)
+    for i, image in enumerate(images):
+        image = image.flip(-1) if flips[i] else image
+        padded = torch.zeros(3, 13, 11)
+        padded[:, 2:11, 2:9] = image
+        slow = padded[:, top[i] : top[i] + 9, left[i] : left[i] + 7]
+        assert torch.equal(augmented[i], slow)
+
+
+# ------------------------------------------------------------------------------- folders
+
+
+@pytest.mark.parametrize(
+    ("mode", "channels"),
+    [("RGB", 3), ("RGBA", 3), ("P", 3), ("L", 1), ("LA", 1), ("1", 1), ("I;16", 1)],
+)
+def test_kinds_of_images(tmp_path, mode, channels):
+    whole = data.load(make_folder(tmp_path, mode=mode))
+    assert whole.shape == (channels, 10, 12)
+    assert len(whole.mean) == len(whole.std) == channels
+    assert whole.train.pixels.dtype == torch.uint8
+    assert whole.train.pixels.float().std() > 10
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_channels_are_respected(tmp_path, mode, channels):
+    from dataclasses import replace
+
+    config = replace(make_folder(tmp_path, mode=mode), channels=channels)
+    assert data.load(config).shape == (channels, 10, 12)
+    assert data.load(DataConfig(channels=channels)).shape == (channels, 8, 8)
+
+
+def test_sixteen_bits_are_scaled_not_cut(tmp_path):
+    from complexnn.folder import read_image
+
+    pixels = np.array([[0, 257, 65535, 32768]], dtype=np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "deep.png")
+    assert np.asarray(read_image(tmp_path / "deep.png")).tolist() == [[0, 1, 255, 128]]
+
+
+def test_transparency_is_laid_over_white(tmp_path):
+    from complexnn.folder import read_image
+
+    for mode, expected in (("RGBA", [255, 255, 255]), ("LA", 255)):
+        Image.new(mode, (1, 1)).save(tmp_path / "clear.png")
+        assert np.asarray(read_image(tmp_path / "clear.png"))[0, 0].tolist() == expected
+
+
+def test_resize_brings_all_to_one_size(tmp_path):
+    make_folder(tmp_path)
+    save(tmp_path / "train/cat/wide.png", size=(40, 20))
+    config = DataConfig(dataset="folder", data_dir=tmp_path, resize=16)
+    assert data.load(config).shape == (3, 16, 16)
+
+
+def test_stray_files_and_hidden_folders_are_ignored(tmp_path):
+    config = make_folder(tmp_path)
+    (tmp_path / "train/.ipynb_checkpoints").mkdir()
+    (tmp_path / "train/cat/notes.txt").write_text("not an image")
+    (tmp_path / "train/cat/.DS_Store").write_text("nor this")
+    whole = data.load(config)
+    assert len(whole.train) + len(whole.validation) == 12
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_large_sets_are_read_on_the_fly(tmp_path, monkeypatch, workers):
+    config = make_folder(tmp_path)
+    resident = data.load(config)
+    monkeypatch.setattr(data, "MEMORY_LIMIT", 10)
+    streamed = data.load(config, workers=workers)
+    assert not isinstance(streamed.train.pixels, torch.Tensor)
+    assert streamed.shape == resident.shape
+    assert streamed.mean == resident.mean
+    for a, b in zip(resident.train.batches(4, CPU), streamed.train.batches(4, CPU), strict=True):
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.classes, b.classes)
+
+
+def test_a_broken_image_in_a_worker_is_named(tmp_path, monkeypatch):
+    config = make_folder(tmp_path)
+    monkeypatch.setattr(data, "MEMORY_LIMIT", 10)
+    whole = data.load(config, workers=1)
+    for path in whole.train.pixels.paths:
+        path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(InputError, match=r"^[^\n]*\.png cannot be read as an image"):
+        list(whole.train.batches(4, CPU))
+
+
+def broken_folder(root, how):
+    config = make_folder(root)
+    victim = root / "train" / "cat" / "0.png"
+    if how == "truncated":
+        victim.write_bytes(victim.read_bytes()[:80])
+    elif how == "no image":
+        victim.write_text("<html>")
+    elif how == "float":
+        victim.unlink()
+        Image.fromarray(np.zeros((10, 12), np.float32)).save(victim.with_suffix(".tiff"))
+    elif how == "odd size":
+        save(root / "train/dog/9.png", size=(12, 11))
+    elif how == "empty class":
+        (root / "train" / "bird").mkdir()
+    elif how == "unknown class":
+        save(root / "test" / "bird" / "0.png")
+    elif how == "no test":
+        os.rename(root / "test", root / "elsewhere")
+    elif how == "one class":
+        for part in ("train", "test"):
+            os.rename(root / part / "dog", root / f"dog-{part}")
+    elif how == "no classes":
+        for part in ("train", "test"):
+            for name in ("cat", "dog"):
+                os.rename(root / part / name, root / f"{name}-{part}")
+    return config
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("truncated", r"train/cat/0\.png cannot be read"),
+        ("no image", r"train/cat/0\.png cannot be read"),
+        ("float", r"train/cat/0\.tiff has pixels of kind F"),
+        ("odd size", r"train/dog/9\.png is 11x12 .*the first image 10x12: give --resize"),
+        ("empty class", r"class folders without images in .*train: bird"),
+        ("unknown class", r"in .*test but not in .*train: \['bird'\]"),
+        ("no test", r"no folder .*test: lay your images out as"),
+        ("one class", "has one class, cat"),
+        ("no classes", "no class folders in"),
+    ],
+)
+def test_broken_folders_are_named(tmp_path, how, message):
+    with pytest.raises(InputError, match=message):
+        data.load(broken_folder(tmp_path, how))
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({"cat": "pet"}, "without a group: dog"),
+        ({"cat": "pet", "dog": "pet"}, "one group; 2 are needed"),
+        ({"cat": "a", "dog": "b", "emu": "c"}, "unknown: emu"),
+        ({"cat": 1, "dog": 2}, "must map class names"),
+        ("{", "not valid JSON"),
+        (None, "no groups file .*built-in groupings of folder: none"),
+    ],
+)
+def test_groups_that_do_not_fit_are_named(tmp_path, mapping, message):
+    from dataclasses import replace
+
+    path = tmp_path / "map.json"
+    if mapping is not None:
+        path.write_text(mapping if isinstance(mapping, str) else json.dumps(mapping))
+    config = replace(make_folder(tmp_path / "images"), groups=str(path))
+    with pytest.raises(InputError, match=message):
+        data.load(config)
+
+
+def test_a_groups_file_is_used(tmp_path):
+    from dataclasses import replace
+
+    config = make_folder(tmp_path, classes=("cat", "cow", "dog"))
+    (tmp_path / "map.json").write_text(json.dumps({"cat": "pet", "dog": "pet", "cow": "farm"}))
+    whole = data.load(replace(config, groups=str(tmp_path / "map.json")))
+    assert whole.labels == ("farm", "pet")
+    assert whole.train.label_of.tolist() == [1, 0, 1]
+
+
+def test_test_images_are_not_in_the_folders_order(tmp_path):
+    whole = data.load(make_folder(tmp_path, count=20))
+    assert whole.test.classes.tolist() != sorted(whole.test.classes.tolist())
+
+
+def test_unknown_data_set_lists_the_known_ones():
+    with pytest.raises(InputError, match="known: digits, fashion-mnist, cifar10, folder"):
+        data.load(DataConfig(dataset="imagenet"))
+
+
+# ----------------------------------------------------------------------------- downloads
+
+
+@pytest.mark.parametrize("name", ["cifar10", "fashion-mnist"])
+def test_no_network_is_one_clear_line(tmp_path, monkeypatch, name):
+    from urllib.error import URLError
+
+    from torchvision.datasets import utils
+
+    def refuse(*args, **kwargs):
+        raise URLError("no network")
+
+    monkeypatch.setattr(utils, "_urlretrieve", refuse)
+    monkeypatch.setattr(data, "DEBIAN_FASHION_MNIST", tmp_path / "none")
+    with pytest.raises(InputError, match=r"could not be downloaded.*or give --data-dir"):
+        data.load(DataConfig(dataset=name, data_dir=tmp_path))
+
+
+def test_cifar10_in_the_official_layout(tmp_path, monkeypatch):
+    """Tiny files in the layout of cifar-10-batches-py, with the checksums they then have."""
+    import hashlib
+    import pickle
+
+    from torchvision.datasets import CIFAR10
+
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    names = ["airplane", "automobile", "bird", "cat", "deer",
+             "dog", "frog", "horse", "ship", "truck"]  # fmt: skip
+
+    def write(name, content):
+        (folder / name).write_bytes(pickle.dumps(content))
+        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
+
+    def batch():
+        pixels = rng.integers(0, 256, (10, 3072), dtype=np.uint8)
+        return {"data": pixels, "labels": list(range(10))}
+
+    lists = [write(name, batch()) for name, _ in CIFAR10.train_list]
+    meta = write("batches.meta", {"label_names": names})
+    monkeypatch.setattr(CIFAR10, "train_list", lists)
+    monkeypatch.setattr(CIFAR10, "test_list", [write("test_batch", batch())])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": meta[1]})
+
+    whole = data.load(DataConfig(dataset="cifar10", data_dir=tmp_path, groups="kinds"))
+    assert len(whole.train) + len(whole.validation) == 50
+    assert whole.shape == (3, 32, 32)
+    assert whole.classes == tuple(names)
+    assert whole.labels == ("animal", "vehicle")

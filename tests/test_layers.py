@@ -1,0 +1,184 @@
+"""The contract of every equivariant layer and of every network's processing module."""
+
+import copy
+
+import pytest
+import torch
+
+import complexnn
+from complexnn import functional as cF
+from complexnn import layers
+
+SHAPE = (4, 6, 6)  # channels and positions of the maps that the layers are given
+CASES = {  # every public layer gets one line here
+    "conv": lambda: layers.Conv2d(4, 6, 3, padding=1),
+    "conv-strided-grouped": lambda: layers.Conv2d(4, 8, 3, stride=2, groups=2),
+    "complex-conv": lambda: layers.ComplexConv2d(4, 6, 3, stride=2, padding=1),
+    "linear": lambda: torch.nn.Sequential(layers.Flatten(), layers.Linear(144, 5)),
+    "complex-linear": lambda: torch.nn.Sequential(layers.Flatten(), layers.ComplexLinear(144, 5)),
+    "soft-gate": lambda: layers.SoftGate(1.2),
+    "mean-gate": layers.MeanGate,
+    "mean-gate-flat": lambda: torch.nn.Sequential(layers.Flatten(), layers.MeanGate()),
+    "norm": lambda: layers.BatchNorm(4),
+    "norm-flat": lambda: torch.nn.Sequential(layers.Flatten(), layers.BatchNorm(144)),
+    "max-pool": lambda: layers.MaxPool2d(2),
+    "max-pool-overlapping": lambda: layers.MaxPool2d(3, stride=2, padding=1),
+    "avg-pool": lambda: layers.AvgPool2d(2),
+    "adaptive-pool": lambda: layers.AdaptiveAvgPool2d(1),
+    "dropout": lambda: layers.Dropout(0.4),
+    "flatten": layers.Flatten,
+}
+NETWORKS = [
+    (arch, variant)
+    for arch in complexnn.names()
+    for variant in (("alpha", "beta") if arch.startswith("resnet") else ("alpha",))
+]
+TWO_PARTS_ONLY = ("complex-conv", "complex-linear")
+
+
+def test_every_public_layer_is_under_contract():
+    public = {
+        name
+        for name, value in vars(layers).items()
+        if isinstance(value, type) and value.__module__ == "complexnn.layers"
+    }
+    covered = set()
+    for make in CASES.values():
+        covered |= {type(module).__name__ for module in make().modules()}
+    assert public <= covered
+
+
+def processing(arch, variant, dim):
+    """A processing module that looks trained: random scales, warmed-up statistics."""
+    net = complexnn.build(arch, variant=variant, kind="complex", dim=dim, image_size=16)
+    module, shape = net.processing.double(), feature_shape(arch)
+    for parameter in module.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    module(torch.randn(4, dim, *shape, dtype=torch.float64))
+    return module, shape
+
+
+def feature_shape(arch):
+    return {"lenet": (32, 8, 8), "lenet5": (6, 14, 14)}.get(arch, (16, 16, 16))
+
+
+def all_subjects():
+    for dim in (2, 3, 5):
+        for name in CASES:
+            if dim == 2 or name not in TWO_PARTS_ONLY:
+                yield pytest.param(name, None, dim, id=f"{name}-d{dim}")
+        for arch, variant in NETWORKS:
+            yield pytest.param(arch, variant, dim, id=f"{arch}-{variant}-d{dim}")
+
+
+def run(module, x):
+    """Call ``module`` on a copy with a fixed seed: same dropout masks, statistics untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return copy.deepcopy(module)(x)
+
+
+@pytest.mark.parametrize(("name", "variant", "dim"), list(all_subjects()))
+def test_contract(name, variant, dim, rng):
+    if variant is None:
+        module, shape = CASES[name]().double(), SHAPE
+    else:
+        module, shape = processing(name, variant, dim)
+    x = torch.randn(5, dim, *shape, dtype=torch.float64)
+    x = x * (torch.rand_like(x) > 0.3)  # exact zeros, drawn per component
+    kept = x.clone()
+    keys = cF.draw_rotations(5, dim, rng)
+
+    for training in (True, False):
+        module.train(training)
+        got, want = run(module, cF.rotate(x, keys)), cF.rotate(run(module, x), keys)
+        torch.testing.assert_close(got, want, atol=1e-10, rtol=0)
+        assert got.abs().max() > 1e-3, "a constant would pass"
+        assert torch.equal(x, kept), "the module modified its input"
+
+    module.eval()
+    alone = torch.cat([run(module, x[i : i + 1]) for i in range(len(x))])
+    torch.testing.assert_close(run(module, x), alone, atol=1e-10, rtol=0)
+
+    again = copy.deepcopy(module)
+    for tensor in again.state_dict().values():
+        tensor.zero_()
+    again.load_state_dict(module.state_dict())
+    assert torch.equal(run(again, x), run(module, x))
+
+    for training in (True, False):
+        zero = torch.zeros_like(x).requires_grad_()
+        run(module.train(training), zero).square().sum().backward()
+        assert torch.equal(zero.grad, torch.zeros_like(zero))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-23, 1e-12])
+@pytest.mark.parametrize("name", ["soft-gate", "mean-gate", "norm", "max-pool"])
+def test_gradients_stay_finite_near_zero(name, scale):
+    x = (scale * torch.randn(3, 2, *SHAPE)).requires_grad_()
+    CASES[name]()(x).sum().backward()
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["soft-gate", "norm", "max-pool", "conv", "linear"])
+def test_real_weights_commute_with_reflections_too(name):
+    module = CASES[name]().double()
+    x = torch.randn(4, 2, *SHAPE, dtype=torch.float64)
+    mirror = torch.tensor([[1.0, 0.0], [0.0, -1.0]], dtype=torch.float64).expand(4, 2, 2)
+    torch.testing.assert_close(
+        run(module, cF.rotate(x, mirror)), cF.rotate(run(module, x), mirror), atol=1e-12, rtol=0
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("value", [0.0, 1e-4, 300.0])
+def test_half_precision_neither_overflows_nor_divides_by_zero(dtype, value):
+    x = torch.full((2, 2, 4, 6, 6), value, dtype=dtype, requires_grad=True)
+    for name in ("soft-gate", "mean-gate", "norm", "max-pool"):
+        y = CASES[name]().train()(x)
+        assert y.dtype == dtype
+        y.float().sum().backward()
+        assert y.isfinite().all()
+        assert x.grad.isfinite().all()
+
+
+def test_statistics_are_unit_after_norm_and_follow_the_data():
+    norm = layers.BatchNorm(3, momentum=1.0)
+    x = 7 * torch.randn(64, 2, 3, 5, 5)
+    torch.testing.assert_close(cF.mean_square(norm(x)), torch.ones(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(cF.mean_square(norm.eval()(x)), torch.ones(3), atol=1e-3, rtol=0)
+
+
+def test_statistics_keep_no_graph():
+    norm = layers.BatchNorm(4)
+    norm(torch.randn(2, 2, *SHAPE, requires_grad=True))
+    assert not norm.running_mean_square.requires_grad
+
+
+def test_dropout_drops_all_parts_together_and_scales_the_rest():
+    x = torch.randn(8, 3, *SHAPE)
+    x[:, 0] = 0  # a mask read back from values would drop the other parts here
+    y = layers.Dropout(0.5)(x)
+    kept = y[:, 1] != 0
+    assert torch.equal(kept, y[:, 2] != 0)
+    assert 0.4 < kept.float().mean() < 0.6
+    torch.testing.assert_close(y[:, 1:], torch.where(y[:, 1:] != 0, 2 * x[:, 1:], 0))
+
+
+def test_a_bias_is_refused():
+    for make in (layers.Conv2d, layers.ComplexConv2d):
+        with pytest.raises(ValueError, match="bias breaks rotation"):
+            make(2, 2, 3, bias=True)
+    with pytest.raises(ValueError, match="bias breaks rotation"):
+        layers.Linear(2, 2, bias=True)
+
+
+def test_a_single_value_has_no_statistics():
+    with pytest.raises(ValueError, match="more than one value"):
+        layers.BatchNorm(4)(torch.randn(1, 2, 4, 1, 1))
+
+
+@pytest.mark.parametrize("bad", [lambda: layers.SoftGate(0), lambda: layers.Dropout(1.0)])
+def test_senseless_settings_are_refused(bad):
+    with pytest.raises(ValueError, match="must be"):
+        bad()

@@ -1,0 +1,283 @@
+"""Every network: counts, splits, gradients; the way from images to answers."""
+
+import math
+import pickle
+
+import pytest
+import torch
+
+import complexnn
+from complexnn import functional as cF
+from complexnn import layers
+from complexnn.config import NetConfig
+from complexnn.networks.modules import Critic
+
+KINDS = ("original", "additional", "noisy", "complex", "local")
+RESNETS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def small(arch, **settings):
+    return complexnn.build(arch, image_size=16, **settings)
+
+
+@pytest.mark.parametrize(("depth", "total"), RESNETS.items())
+def test_original_resnets_have_the_published_size(depth, total):
+    nets = {v: small(f"resnet{depth}", variant=v, kind="original") for v in ("alpha", "beta")}
+    assert count(nets["alpha"]) == count(nets["beta"]) == total
+    assert count(nets["alpha"].encoder) == count(nets["beta"].encoder)
+    assert count(nets["alpha"].processing) < count(nets["beta"].processing)
+
+
+@pytest.mark.parametrize("depth", RESNETS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_alpha_and_beta_place_the_blocks_as_the_paper_does(depth, kind):
+    n = (depth - 2) // 6
+    if kind == "local":
+        pytest.skip("has no blocks on the server")
+    for variant, server in (("alpha", n + 1), ("beta", 2 * n - 1)):
+        net = small(f"resnet{depth}", variant=variant, kind=kind)
+        assert len(net.processing) == server
+        blocks = [m for m in net.decoder.modules() if type(m).__name__ == "BasicBlock"]
+        assert server + len(blocks) == 2 * n
+
+
+@pytest.mark.parametrize("arch", complexnn.names())
+def test_complex_differs_from_additional_by_biases_and_shifts_only(arch):
+    plain, rotated = small(arch, kind="additional"), small(arch, kind="complex")
+    biases = sum(p.numel() for name, p in plain.processing.named_parameters() if "bias" in name)
+    assert biases > 0
+    assert count(plain) - count(rotated) == biases
+    assert count(plain.encoder) == count(rotated.encoder)
+    assert count(plain.decoder) == count(rotated.decoder)
+
+
+@pytest.mark.parametrize("arch", ["lenet", "resnet20"])
+def test_complex_weights_double_the_server(arch):
+    real, double = (small(arch, weights=w) for w in ("real", "complex"))
+    weights = sum(p.numel() for p in real.processing.parameters() if p.dim() > 1)
+    assert count(double.processing) == count(real.processing) + weights
+
+
+@pytest.mark.parametrize("arch", complexnn.names())
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_gets_a_gradient(arch, kind, rng):
+    net = small(arch, kind=kind)
+    logits = net(torch.rand(6, 3, 16, 16), generator=rng)
+    assert logits.shape == (6, 10)
+    logits.square().sum().backward()
+    without = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not without
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [(8, 8), (28, 28), (19, 33)])
+def test_images_of_any_size_and_channels(kind, size, rng):
+    for arch in ("lenet", "lenet5", "resnet20"):
+        net = complexnn.build(arch, kind=kind, in_channels=1, image_size=size, num_classes=3)
+        assert net(torch.rand(4, 1, *size), generator=rng).shape == (4, 3)
+
+
+def test_released_and_key_have_the_contract_shapes(rng):
+    images = torch.rand(6, 3, 16, 16)
+    released, key = small("resnet20", dim=3).encode(images, generator=rng)
+    assert released.shape == (6, 3, 16, 16, 16)
+    assert key.rotation.shape == (6, 3, 3)
+    released, key = small("resnet20", dim=3, group="packed").encode(images, generator=rng)
+    assert released.shape == (2, 3, 16, 16, 16)
+    assert key.directions.shape == (2, 3, 3)
+    released, _ = small("resnet20", kind="additional").encode(images, generator=rng)
+    assert released.shape == (6, 1, 16, 16, 16)
+
+
+def test_forward_is_encode_process_decode():
+    net = small("lenet", dim=4).eval()
+    images = torch.rand(6, 3, 16, 16)
+    together = net(images, generator=torch.Generator().manual_seed(3))
+    released, key = net.encode(images, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(together, net.decode(net.process(released), key))
+
+
+@pytest.mark.parametrize("group", ["decoy", "packed"])
+@pytest.mark.parametrize("dim", [2, 4])
+def test_the_answer_does_not_depend_on_the_key_but_needs_it(group, dim, rng):
+    net = small("resnet20", dim=dim, group=group).eval().double()
+    images = torch.rand(8, 3, 16, 16, dtype=torch.float64)
+    groups = net.group(net.features(images), generator=rng)
+    released, key = net.rotate(groups, generator=rng)
+    other, other_key = net.rotate(groups, generator=rng)
+    plain = net.decode(net.process(released), key)
+    torch.testing.assert_close(plain, net.decode(net.process(other), other_key), atol=1e-10, rtol=0)
+
+    # At d = 2 this is the angle plus π.
+    opposite = complexnn.Key(-key.rotation, key.group, key.members, key.queries)
+    wrong = net.decode(net.process(released), opposite)
+    assert (plain - wrong).abs().max() > 1e-3
+
+
+def test_at_two_parts_released_is_the_paper_formula(rng):
+    net = small("resnet20").eval()
+    images = torch.rand(5, 3, 16, 16)
+    features = net.features(images)
+    released, key = net.encode(images, generator=rng)
+    a, b = features, features[key.members[:, 1]]
+    theta = torch.atan2(key.directions[:, 0, 1], key.directions[:, 0, 0])
+    x = torch.polar(torch.ones(5), theta).view(5, 1, 1, 1) * torch.complex(a, b)
+    torch.testing.assert_close(released[:, 0], x.real, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(released[:, 1], x.imag, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("group", ["decoy", "packed"])
+@pytest.mark.parametrize("count", [4, 5, 9, 16, 129])
+def test_every_query_gets_its_answer(group, count, rng):
+    net = small("lenet", dim=4, group=group).eval()
+    images = torch.rand(count, 3, 16, 16)
+    released, key = net.encode(images, generator=rng)
+    assert net.decode(net.process(released), key).shape == (count, 10)
+    first = key.members if group == "packed" else key.members[:, :1]
+    assert torch.equal(first.flatten()[:count], torch.arange(count))
+    assert all(len(row.unique()) == 4 for row in key.members)
+
+
+def test_a_pool_serves_a_single_query(rng):
+    pool = torch.rand(5, 3, 16, 16)
+    query = torch.rand(1, 3, 16, 16)
+    for group in ("decoy", "packed"):
+        net = small("lenet", dim=3, group=group).eval()
+        _, key = net.encode(query, generator=rng, pool=pool)
+        assert key.members[0, 0] == 0
+        assert (key.members[0, 1:] >= 1).all()
+        assert net(query, generator=rng, pool=pool).shape == (1, 10)
+
+
+@pytest.mark.parametrize("group", ["decoy", "packed"])
+@pytest.mark.parametrize(("images", "pool"), [(1, None), (2, None), (1, 1)])
+def test_a_group_that_cannot_be_filled_is_refused(group, images, pool, rng):
+    net = small("lenet", dim=3, group=group)
+    others = None if pool is None else torch.rand(pool, 3, 16, 16)
+    with pytest.raises(complexnn.InputError, match="pass more images, or pool="):
+        net.encode(torch.rand(images, 3, 16, 16), generator=rng, pool=others)
+
+
+def test_a_copy_of_the_query_is_never_its_counterpart(rng):
+    net = small("lenet").eval()
+    image, other = torch.rand(2, 3, 16, 16)
+    for _ in range(20):
+        batch = torch.stack([image, image, image, other])
+        _, key = net.encode(batch, generator=rng)
+        for query, counterpart in key.members.tolist():
+            assert not torch.equal(batch[query], batch[counterpart])
+    with pytest.raises(complexnn.InputError, match="only copies of itself"):
+        net.encode(torch.stack([image, image]), generator=rng)
+    packed = small("lenet", group="packed").eval()
+    with pytest.raises(complexnn.InputError, match="are the same"):
+        packed.encode(torch.stack([image, image]), generator=rng)
+
+
+def test_the_key_is_hard_to_leak_by_accident(rng):
+    net = small("lenet")
+    released, key = net.encode(torch.rand(4, 3, 16, 16), generator=rng)
+    value = f"{key.rotation[0, 0, 0].item():.3f}"
+    assert value not in repr(key)
+    assert "hidden" in f"{key}"
+    for secret in (key, {"released": released, "key": key}):
+        with pytest.raises(TypeError, match="secret"):
+            pickle.dumps(secret)
+
+
+def test_without_a_generator_keys_are_fresh_and_not_torchs():
+    net = small("lenet").eval()
+    images = torch.rand(4, 3, 16, 16)
+    torch.manual_seed(0)
+    first = net.encode(images)[1].rotation
+    torch.manual_seed(0)
+    assert not torch.equal(first, net.encode(images)[1].rotation)
+
+
+def test_noise_has_the_stated_strength(rng):
+    net = small("resnet20", kind="noisy", gamma=0.5).eval()
+    images = torch.rand(8, 3, 16, 16)
+    features = net.features(images)
+    released, _ = net.encode(images, generator=rng)
+    noise = released[:, 0] - features
+    ratio = noise.square().mean((1, 2, 3)).sqrt() / features.square().mean((1, 2, 3)).sqrt()
+    torch.testing.assert_close(ratio, torch.full((8,), 0.5), rtol=0.05, atol=0)
+
+
+def test_fixed_gates_scale_with_the_number_of_parts():
+    gates = [m for m in small("resnet20", dim=9).modules() if isinstance(m, layers.SoftGate)]
+    assert gates
+    assert {gate.c for gate in gates} == {3.0}
+    assert any(isinstance(m, layers.MeanGate) for m in small("lenet").modules())
+
+
+def test_the_norms_deviation_passes_what_the_papers_gate_passes():
+    """Mean over parts with c = sqrt(d) equals the paper's sum over parts with c = 1, times
+    sqrt(d)."""
+    x = torch.randn(16, 2, 4, 6, 6, dtype=torch.float64)
+    ours = cF.soft_gate(cF.scale_channels(x, cF.mean_square(x).rsqrt()), math.sqrt(2))
+    squared = x.square().sum(1, keepdim=True).mean((0, 1, 3, 4), keepdim=True)
+    paper = cF.soft_gate(x / squared.sqrt(), 1.0)
+    torch.testing.assert_close(ours, math.sqrt(2) * paper)
+
+
+def test_generator_ends_signed_unless_asked(rng):
+    images = torch.rand(8, 3, 16, 16)
+    assert small("resnet20").features(images).min() < 0
+    assert small("resnet20", relu_end=True).features(images).min() == 0
+    wide = small("resnet20", generator_width=24)
+    assert wide.features(images).shape == (8, 16, 16, 16)
+    assert count(wide.encoder) > count(small("resnet20").encoder)
+
+
+def test_the_control_has_no_server_to_speak_of():
+    net = small("resnet20", kind="local")
+    convs = [m for m in net.processing.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert [c.kernel_size for c in convs] == [(1, 1)]
+    assert not any(isinstance(m, torch.nn.ReLU) for m in net.processing.modules())
+
+
+@pytest.mark.parametrize("size", [(4, 4), (14, 14), (7, 32)])
+def test_critic_scores_maps_of_any_size(size):
+    critic = Critic(8, size)
+    critic(torch.randn(3, 8, *size)).sum().backward()
+    assert all(p.grad is not None for p in critic.parameters())
+    assert critic(torch.randn(3, 8, *size)).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("arch", "settings", "message"),
+    [
+        ("resnet21", {}, "unknown architecture 'resnet21'; known: lenet, lenet5, resnet20"),
+        ("resnet20", {"kind": "quaternion"}, "unknown kind .*known: original, additional"),
+        ("resnet20", {"variant": "gamma"}, "unknown variant"),
+        ("resnet20", {"colour": 3}, "unknown setting 'colour'"),
+        ("lenet", {"variant": "beta"}, "lenet has no variant 'beta'; known: alpha"),
+        ("lenet", {"dim": 1}, "dim must be at least 2"),
+        ("lenet", {"dim": 3, "weights": "complex"}, "complex weights need dim 2"),
+        ("lenet", {"kind": "original", "dim": 3}, "dim applies to kind complex only"),
+        ("lenet", {"kind": "complex", "gamma": 0.5}, "gamma applies to kind noisy only"),
+        ("lenet", {"kind": "noisy", "gamma": -1.0}, "gamma must not be negative"),
+        ("lenet", {"num_classes": 1}, "at least 2 classes"),
+        ("lenet", {"image_size": 4}, "too small"),
+        ("lenet", {"mean": (0.5,)}, "one number per channel"),
+    ],
+)
+def test_wrong_settings_are_named(arch, settings, message):
+    with pytest.raises(complexnn.InputError, match=message):
+        complexnn.build(arch, **settings)
+
+
+def test_images_of_the_wrong_shape_are_refused():
+    with pytest.raises(complexnn.InputError, match=r"images must be \(B, 3, H, W\)"):
+        small("lenet").encode(torch.rand(4, 1, 16, 16))
+
+
+def test_config_round_trip():
+    from complexnn.config import from_dict, to_dict
+
+    config = small("resnet20", dim=3, group="packed").config
+    assert from_dict(NetConfig, to_dict(config)) == config

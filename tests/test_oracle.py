@@ -1,0 +1,142 @@
+"""Fast layers against slow loops over Python's complex numbers: obviously correct, but slow."""
+
+import cmath
+import itertools
+
+import pytest
+import torch
+
+from complexnn import functional as cF
+from complexnn import layers
+
+
+def to_numbers(x):
+    """``(B, 2, C, H, W)`` to nested lists of complex numbers ``[b][c][h][w]``."""
+    return torch.complex(*x.unbind(1)).tolist()
+
+
+def to_tensor(numbers):
+    complex_tensor = torch.tensor(numbers, dtype=torch.complex128)
+    return torch.stack([complex_tensor.real, complex_tensor.imag], dim=1)
+
+
+def windows(height, width, kernel, stride, padding):
+    """Output position to the input positions of its window, padding left out."""
+    out_h, out_w = ((n + 2 * padding - kernel) // stride + 1 for n in (height, width))
+    for i, j in itertools.product(range(out_h), range(out_w)):
+        inside = [
+            (u, v, i * stride - padding + u, j * stride - padding + v)
+            for u in range(kernel)
+            for v in range(kernel)
+        ]
+        yield i, j, [w for w in inside if 0 <= w[2] < height and 0 <= w[3] < width]
+
+
+def pool_slowly(x, kernel, stride, padding, choose):
+    numbers = to_numbers(x)
+    height, width = x.shape[-2:]
+    out_h, out_w = ((n + 2 * padding - kernel) // stride + 1 for n in (height, width))
+    out = [[[[0j] * out_w for _ in range(out_h)] for _ in sample] for sample in numbers]
+    for b, sample in enumerate(numbers):
+        for c, plane in enumerate(sample):
+            for i, j, window in windows(height, width, kernel, stride, padding):
+                out[b][c][i][j] = choose([plane[h][w] for _, _, h, w in window])
+    return to_tensor(out)
+
+
+@pytest.fixture
+def x():
+    x = torch.randn(2, 2, 3, 7, 5, dtype=torch.float64)
+    return x * (torch.rand_like(x) > 0.3)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 1, 0)])
+def test_max_pool(x, kernel, stride, padding):
+    fast = layers.MaxPool2d(kernel, stride, padding)(x)
+    slow = pool_slowly(x, kernel, stride, padding, lambda window: max(window, key=abs))
+    torch.testing.assert_close(fast, slow, atol=1e-12, rtol=0)
+
+
+def test_avg_pool(x):
+    fast = layers.AvgPool2d(2)(x)
+    slow = pool_slowly(x, 2, 2, 0, lambda window: sum(window) / len(window))
+    torch.testing.assert_close(fast, slow, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("weights", ["real", "complex"])
+@pytest.mark.parametrize(("stride", "padding"), [(1, 0), (2, 1)])
+def test_convolution(x, weights, stride, padding):
+    if weights == "real":
+        layer = layers.Conv2d(3, 4, 3, stride=stride, padding=padding).double()
+        kernel = layer.weight.to(torch.complex128).tolist()
+    else:
+        layer = layers.ComplexConv2d(3, 4, 3, stride=stride, padding=padding).double()
+        kernel = torch.complex(layer.real.weight, layer.imag.weight).tolist()
+    numbers, (height, width) = to_numbers(x), x.shape[-2:]
+    slow = torch.zeros(2, 4, *layer(x).shape[-2:], dtype=torch.complex128)
+    for b, o in itertools.product(range(2), range(4)):
+        for i, j, window in windows(height, width, 3, stride, padding):
+            slow[b, o, i, j] = sum(
+                kernel[o][c][u][v] * numbers[b][c][h][w] for c in range(3) for u, v, h, w in window
+            )
+    expected = torch.stack([slow.real, slow.imag], dim=1)
+    torch.testing.assert_close(layer(x), expected, atol=1e-12, rtol=0)
+
+
+def test_complex_linear():
+    layer = layers.ComplexLinear(4, 3).double()
+    x = torch.randn(2, 2, 4, dtype=torch.float64)
+    weight = torch.complex(layer.real.weight, layer.imag.weight)
+    slow = torch.complex(x[:, 0], x[:, 1]) @ weight.mT
+    torch.testing.assert_close(layer(x), torch.stack([slow.real, slow.imag], 1))
+
+
+@pytest.mark.parametrize("c", [0.5, 1.0, 3.0])
+def test_soft_gate(x, c):
+    def gate(f):
+        return abs(f) / max(abs(f), c) * f
+
+    slow = pool_slowly(x, 1, 1, 0, lambda window: gate(window[0]))
+    torch.testing.assert_close(layers.SoftGate(c)(x), slow, atol=1e-12, rtol=0)
+
+
+def test_mean_gate(x):
+    numbers = to_numbers(x)
+    for sample in numbers:
+        for c, plane in enumerate(sample):
+            lengths = [abs(f) for row in plane for f in row]
+            mean = sum(lengths) / len(lengths)
+            sample[c] = [[abs(f) / max(abs(f), mean) * f for f in row] for row in plane]
+    torch.testing.assert_close(layers.MeanGate()(x), to_tensor(numbers), atol=1e-12, rtol=0)
+
+
+def test_norm(x):
+    norm = layers.BatchNorm(3).double()
+    norm.weight.data = torch.tensor([0.5, 1.0, -2.0], dtype=torch.float64)
+    numbers = to_numbers(x)
+    for c in range(3):
+        values = [f for sample in numbers for row in sample[c] for f in row]
+        mean_square = sum(abs(f) ** 2 for f in values) / (2 * len(values))
+        scale = norm.weight[c].item() / (mean_square + norm.eps) ** 0.5
+        for sample in numbers:
+            sample[c] = [[scale * f for f in row] for row in sample[c]]
+    torch.testing.assert_close(norm(x), to_tensor(numbers), atol=1e-12, rtol=0)
+
+
+def test_rotation_is_multiplication_by_a_phase(x):
+    theta = torch.tensor([0.3, 4.0], dtype=torch.float64)
+    numbers = to_numbers(x)
+    for sample, angle in zip(numbers, theta.tolist(), strict=True):
+        for c, plane in enumerate(sample):
+            sample[c] = [[cmath.exp(1j * angle) * f for f in row] for row in plane]
+    fast = cF.rotate(x, cF.angle_matrix(theta))
+    torch.testing.assert_close(fast, to_tensor(numbers), atol=1e-12, rtol=0)
+
+
+def test_modulus_backward_equals_the_plain_formula():
+    x = torch.randn(3, 4, 2, 5, dtype=torch.float64, requires_grad=True)
+    plain = x.square().sum(1, keepdim=True).sqrt()
+    torch.testing.assert_close(cF.modulus(x), plain)
+    assert torch.autograd.gradcheck(cF.modulus, x)
+    assert torch.autograd.gradcheck(lambda v: cF.soft_gate(v, 1.0), x)
+    assert torch.autograd.gradcheck(cF.mean_gate, x)
