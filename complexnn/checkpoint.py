@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from complexnn.config import InputError
 
+log = logging.getLogger("complexnn")
 FORMAT = "1"
 # What DataParallel, DistributedDataParallel and compile put in front of, or into, a name.
 _WRAPPERS = ("module", "_orig_mod")
@@ -31,6 +33,11 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"cannot write {path} ({error}); what was there is untouched: make room or mend the "
+            "permissions, then go on with --resume"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -67,7 +74,10 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(
             f"{path} has format version {metadata.get('format')}, this version reads {FORMAT}"
         )
-    return state, json.loads(metadata["about"])
+    try:
+        return state, json.loads(metadata["about"])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path} has damaged metadata; fetch or train it again") from error
 
 
 def restore(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
@@ -96,6 +106,64 @@ def restore(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
 def _some(names: list[str], most: int = 5) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return (", ".join(names[:most]) or "none") + more
+
+
+# ------------------------------------------------------------------------- state for resuming
+
+
+def save_state(folder: Path, tree: Any) -> None:
+    """Save a tree of dicts, lists, tensors and plain values as ``latest.safetensors``; the file
+    that had this name stays as ``previous.safetensors``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    skeleton = _strip(tree, tensors)
+    latest = folder / "latest.safetensors"
+    with replacing(latest) as temporary:
+        save_file(tensors, temporary, {"format": FORMAT, "about": json.dumps(skeleton)})
+        if latest.exists():
+            latest.replace(folder / "previous.safetensors")
+
+
+def load_state(folder: Path) -> Any | None:
+    """The newest whole state in ``folder``; None if there is none. A damaged newest one is passed
+    over with a warning."""
+    for leftover in folder.glob(".*.tmp"):  # of a save that was killed
+        leftover.unlink()
+    for name in ("latest", "previous"):
+        path = folder / f"{name}.safetensors"
+        if not path.exists():
+            continue
+        try:
+            tensors, skeleton = read(path)
+            return _fill(skeleton, tensors)
+        except InputError as error:
+            log.warning("%s; going back to the state before it", error)
+    return None
+
+
+def _strip(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    """The tree as JSON, its tensors moved to ``tensors`` and replaced by their names."""
+    if isinstance(tree, Tensor):
+        name = str(len(tensors))
+        # A copy: tensors that share memory, or lie in it in another order, are not stored as such.
+        tensors[name] = tree.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {"tensor": name}
+    if isinstance(tree, dict):  # as pairs: JSON would turn the optimisers' integer keys to strings
+        return {"dict": [[key, _strip(value, tensors)] for key, value in tree.items()]}
+    if isinstance(tree, (list, tuple)):
+        return {"list": [_strip(value, tensors) for value in tree]}
+    return {"value": tree}
+
+
+def _fill(skeleton: Any, tensors: dict[str, Tensor]) -> Any:
+    (kind, content), *_ = skeleton.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _fill(value, tensors) for key, value in content}
+    if kind == "list":
+        return [_fill(value, tensors) for value in content]
+    return content
 
 
 def sha256(path: Path) -> str:

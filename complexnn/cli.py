@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import io
 import logging
 import re
+import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,24 +22,25 @@ import tyro
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from complexnn import checkpoint, data, results, training
+from complexnn import checkpoint, data, progress, results, training
 from complexnn.config import (
     AttackConfig,
     DataConfig,
     InputError,
     NetConfig,
     TrainConfig,
+    changed,
     from_dict,
     to_dict,
 )
-from complexnn.networks.registry import build
+from complexnn.networks.registry import build, load
 from complexnn.networks.split import SplitNet
 
 C = TypeVar("C")
 log = logging.getLogger("complexnn")
 
 # What a run writes; a folder with any of it is not written over without being told to.
-OWN_FILES = ("config.json", "model.safetensors", "log.jsonl", "results.jsonl")
+OWN_FILES = ("config.json", "model.safetensors", "log.jsonl", "results.jsonl", "state")
 
 
 def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> int:
@@ -44,7 +49,13 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
     0: done. 2: something the user can mend, told in one line. Faults of ours keep their
     traceback (status 1).
     """
+
+    def terminate(number: int, frame: object) -> None:
+        raise progress.Interrupted("terminated; what was finished is kept", number)
+
     handler = logging.StreamHandler(sys.stderr)
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, terminate) if in_main else None
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
@@ -52,20 +63,31 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        print(f"error: {error}: make room, then go on with --resume", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        print("interrupted; what was finished is kept", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except progress.Interrupted as end:
+        print(end, file=sys.stderr)
+        return 128 + end.number
     finally:
         log.removeHandler(handler)
+        if in_main:
+            signal.signal(signal.SIGTERM, before)
     return 0
 
 
-def parse(cls: type[C], argv: list[str], prog: str) -> C:
+def parse(cls: type[C], argv: list[str], prog: str, default: C | None = None) -> C:
     """Parse flags into ``cls``. ``--help`` prints and exits; bad flags are an InputError."""
+    known = {} if default is None else {"default": default}
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
-            return tyro.cli(cls, args=argv, prog=prog, config=(tyro.conf.OmitArgPrefixes,))
+            return tyro.cli(cls, args=argv, prog=prog, config=(tyro.conf.OmitArgPrefixes,), **known)
     except SystemExit as error:
         if error.code in (0, None):
             raise
@@ -113,76 +135,147 @@ def make_accelerator(device: str, precision: str = "fp32") -> Accelerator:
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)
     AcceleratorState._reset_state(reset_partial_state=True)  # one process may run several commands
-    return Accelerator(
-        cpu=device == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision)
-    )
+    try:
+        return Accelerator(
+            cpu=device == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision)
+        )
+    except ValueError as error:
+        raise InputError(f"precision {precision}: {error}; use fp32 or bf16") from error
 
 
 def train_main(argv: list[str]) -> None:
     """``python train.py``: train a split network, test it once, save it."""
+    argv = _bare_resume(argv)
     config = parse(TrainConfig, argv, "train.py")
-    started = time.time()
     folder = config.run_dir
+    going_on = config.resume == "yes" or (
+        config.resume == "auto" and (folder / "config.json").is_file()
+    )
+    if going_on:
+        config = _saved_config(folder, argv)
+
+    started = time.time()
     accelerator = make_accelerator(config.device, config.precision)
+    if config.batch_size % accelerator.num_processes:
+        raise InputError(
+            f"batch_size {config.batch_size} cannot be shared by {accelerator.num_processes} "
+            "processes; give a multiple"
+        )
     dataset = data.load(config.data, workers=config.workers)
-    net_config = for_dataset(config.net, dataset)
-    config = dataclasses.replace(config, net=net_config)
+    config = dataclasses.replace(config, net=for_dataset(config.net, dataset))
     training.check_groups(dataset, config)
     torch.manual_seed(config.seed)
-    net = build(net_config)
-    if not config.dry_run:
+    net = build(config.net)
+    main = accelerator.is_main_process
+    if main and not config.dry_run and not going_on:
         _claim(folder, overwrite=config.overwrite)
-    print(f"output: {folder}", flush=True)
-    log.info("%s", describe(net, dataset))
+    if main:
+        print(f"output: {folder}", flush=True)
+        log.info("%s", describe(net, dataset))
+    accelerator.wait_for_everyone()
 
     device = accelerator.device
     net = net.to(device)
-    dataset = dataclasses.replace(
-        dataset,
-        train=dataset.train.to(device),
-        validation=dataset.validation.to(device),
-        test=dataset.test.to(device),
-    )
+    dataset = dataset.to(device)
     if config.compile:
         for module in (net.encoder, net.processing, net.decoder):
             module.compile()
+    steps = dataset.train.steps(config.batch_size)
+    run = training.Training(net, config, accelerator, min(steps, 2) if config.dry_run else steps)
     if config.dry_run:
-        short = dataclasses.replace(config, epochs=1)
-        training.fit(net, dataset, short, accelerator, lambda row: None, max_steps=2)
-        print(f"dry run: {config.epochs} epochs would be written to {folder}")
+        run.config = dataclasses.replace(config, epochs=1)
+        training.fit(run, dataset, on_epoch=lambda row: None, save=lambda: None)
+        print(f"dry run: {config.epochs} epochs of {steps} steps would be written to {folder}")
         return
 
-    results.write_config(folder, to_dict(config))
-    training.fit(
-        net, dataset, config, accelerator, lambda row: results.append_row(folder / "log.jsonl", row)
-    )
-    weights = folder / "model.safetensors"
-    checkpoint.save(weights, net, to_dict(net_config))
-    tested = training.evaluate(net, dataset.test, device, draws=config.draws, seed=config.seed)
-    row = {
-        "name": "task",
-        "metrics": {
-            "error": {
-                "value": tested["error"],
-                "low": tested["interval"][0],
-                "high": tested["interval"][1],
-                "chance": tested["chance"],
-                "draws": tested["draws"],
-            }
-        },
-        "images": len(dataset.test),
-        "config": to_dict(config),
-        "victim": checkpoint.sha256(weights),
-        **results.stamp(device, started),
-    }
-    results.append_row(folder / "results.jsonl", row)
-    low, high = tested["interval"]
+    state = checkpoint.load_state(folder / "state") if going_on else None
+    if state is not None:
+        run.restore(state)
+    if going_on:
+        log.info("going on in epoch %d at step %d", run.epoch, run.step)
+    if main:
+        results.write_config(folder, to_dict(config))
+        results.keep_epochs(folder / "log.jsonl", run.epoch)
+
+    def save() -> None:
+        if main:
+            checkpoint.save_state(folder / "state", run.state())
+
+    def on_epoch(row: dict[str, Any]) -> None:
+        if main:
+            results.append_row(folder / "log.jsonl", row)
+
+    try:
+        training.fit(run, dataset, on_epoch=on_epoch, save=save)
+    except progress.Interrupted as end:
+        where = f"{end}; saved in {folder / 'state'}: go on with --resume --output-dir {folder}"
+        raise progress.Interrupted(where, end.number) from None
+    except training.NotFinite as error:
+        raise InputError(f"{error}; {_last_state(folder)}") from error
+    if main:
+        _finish(run, dataset, folder, started)
+        print(f"output: {folder}", flush=True)
+
+
+def _finish(run: training.Training, dataset: data.Dataset, folder: Path, started: float) -> None:
+    """Save the weights, read the test set, write its row; once for each final state."""
+    config, weights = run.config, folder / "model.safetensors"
+    checkpoint.save(weights, run.net, to_dict(config.net))
+    victim = checkpoint.sha256(weights)
+    rows = results.read_rows(folder / "results.jsonl")
+    row = next((r for r in rows if r["name"] == "task" and r["victim"] == victim), None)
+    if row is None:
+        device = run.accelerator.device
+        tested = training.evaluate(
+            run.net, dataset.test, device, draws=config.draws, seed=config.seed
+        )
+        (low, high), error = tested["interval"], tested["error"]
+        numbers = {"value": error, "low": low, "high": high} | {
+            name: tested[name] for name in ("chance", "draws")
+        }
+        row = {
+            "name": "task",
+            "metrics": {"error": numbers},
+            "images": len(dataset.test),
+            "config": to_dict(config),
+            "victim": victim,
+            **results.stamp(device, started),
+        }
+        results.append_row(folder / "results.jsonl", row)
+    percent = {k: 100 * v for k, v in row["metrics"]["error"].items() if k != "draws"}
     print(
-        f"test error {100 * tested['error']:.2f} % "
-        f"(95 % interval {100 * low:.2f} to {100 * high:.2f}, "
-        f"chance {100 * tested['chance']:.1f} %)"
+        "test error {value:.2f} % (95 % interval {low:.2f} to {high:.2f}, "
+        "chance {chance:.1f} %)".format(**percent)
     )
-    print(f"output: {folder}", flush=True)
+
+
+def _bare_resume(argv: list[str]) -> list[str]:
+    """``--resume`` without a value means yes, ``--no-resume`` no."""
+    full = []
+    for word, after in zip(argv, [*argv[1:], ""], strict=True):
+        bare = word == "--resume" and after not in ("no", "yes", "auto")
+        full += ["--resume", "yes"] if bare else [word]
+    return [part for word in full for part in
+            (("--resume", "no") if word == "--no-resume" else (word,))]  # fmt: skip
+
+
+def _saved_config(folder: Path, argv: list[str]) -> TrainConfig:
+    """The settings of the run in ``folder``, with those flags of ``argv`` that may change."""
+    saved = from_dict(TrainConfig, results.read_config(folder))
+    config = parse(TrainConfig, argv, "train.py", default=saved)
+    other = changed(saved, config)
+    if other:
+        raise InputError(
+            f"{folder} was begun with other settings: {', '.join(other)}; leave these flags out, "
+            "or give another --output-dir"
+        )
+    return config
+
+
+def _last_state(folder: Path) -> str:
+    if (folder / "state").is_dir():
+        return f"the last good state is in {folder / 'state'}"
+    return "no epoch was finished, so nothing was saved"
 
 
 def attack_main(argv: list[str]) -> None:
@@ -192,10 +285,10 @@ def attack_main(argv: list[str]) -> None:
     config = parse(AttackConfig, argv, "attack.py")
     folder = config.run_dir
     accelerator = make_accelerator(config.device)
-    victim, dataset, _ = open_run(config.victim, config.data_dir, accelerator.device)
+    victim, dataset = open_run(config.victim, config.data_dir, accelerator.device)
     control = None
     if config.control is not None:
-        control, other, _ = open_run(config.control, config.data_dir, accelerator.device)
+        control, other = open_run(config.control, config.data_dir, accelerator.device)
         if (other.name, other.classes, other.labels) != (
             dataset.name, dataset.classes, dataset.labels,
         ):  # fmt: skip
@@ -210,17 +303,19 @@ def attack_main(argv: list[str]) -> None:
 
 def open_run(
     folder: Path, data_dir: Path | None, device: torch.device
-) -> tuple[SplitNet, data.Dataset, dict[str, Any]]:
-    """A trained network, ready on ``device``, with its data set and configuration."""
+) -> tuple[SplitNet, data.Dataset]:
+    """A trained network, ready on ``device``, with its data set."""
     config = results.read_config(folder)
-    state, about = checkpoint.read(folder / "model.safetensors")
-    net = build(from_dict(NetConfig, about))
-    checkpoint.restore(net, state, str(folder / "model.safetensors"))
+    if not (folder / "model.safetensors").is_file():
+        raise InputError(
+            f"{folder} is no finished run (no model.safetensors): go on with "
+            f"train.py --resume --output-dir {folder}"
+        )
+    net = load(folder, device=device)
     data_config = from_dict(DataConfig, config["data"])
     if data_dir is not None:
         data_config = dataclasses.replace(data_config, data_dir=data_dir)
-    dataset = data.load(data_config)
-    return net.to(device).eval().requires_grad_(False), dataset, config
+    return net, data.load(data_config)
 
 
 def for_dataset(net: NetConfig, dataset: data.Dataset) -> NetConfig:
@@ -255,4 +350,5 @@ def _claim(folder: Path, *, overwrite: bool) -> None:
             "or --overwrite to replace it"
         )
     for name in there:
-        (folder / name).unlink()
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

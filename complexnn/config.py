@@ -153,6 +153,9 @@ class TrainConfig:
     data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
     output_dir: Path | None = None
     """Run folder; None: runs/<dataset>-<arch>-<kind>."""
+    resume: Literal["no", "yes", "auto"] = "no"
+    """Go on with the folder's run, with its settings (--resume alone means yes); auto: or start
+    one if there is none."""
     overwrite: bool = False
     """Replace a run that the folder already holds."""
     epochs: int = 20
@@ -163,7 +166,7 @@ class TrainConfig:
     """Peak of the one-cycle schedule (AdamW)."""
     weight_decay: float = 0.05
     """Weight decay, on weights of two or more axes only."""
-    adversarial_weight: float = 0.01
+    adversarial_weight: float = 0.1
     """Weight of the adversarial term, kind complex; 0 switches critic and term off."""
     wrong_keys: int = 5
     """Wrong keys k that the critic sees for each true feature."""
@@ -270,12 +273,44 @@ def to_dict(config: Any) -> dict[str, Any]:
     return plain(dataclasses.asdict(config))
 
 
+_PATHS = ("data_dir", "output_dir", "victim", "control")
+
+
 def from_dict(cls: type, values: dict[str, Any]) -> Any:
-    """The inverse of :func:`to_dict` for the flat configurations; an unknown key is an error."""
-    known = {spec.name for spec in dataclasses.fields(cls)}
-    for name in values:
-        choose(f"setting of {cls.__name__}", name, sorted(known))
-    kept = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    if kept.get("data_dir") is not None:
-        kept["data_dir"] = Path(kept["data_dir"])
+    """The inverse of :func:`to_dict`; an unknown key is an error."""
+    fields = {spec.name: spec for spec in dataclasses.fields(cls)}
+    kept = {}
+    for name, value in values.items():
+        choose(f"setting of {cls.__name__}", name, sorted(fields))
+        nested = fields[name].default_factory
+        if dataclasses.is_dataclass(nested):
+            value = from_dict(nested, value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        elif name in _PATHS and value is not None:
+            value = Path(value)
+        kept[name] = value
     return cls(**kept)
+
+
+# Settings that may differ when a run goes on: they do not change what it computes, except that
+# more epochs stretch the schedule. The last four only say what to do with a folder.
+MAY_CHANGE = (
+    "epochs", "device", "workers", "data_dir", "draws",
+    "output_dir", "resume", "overwrite", "dry_run",
+)  # fmt: skip
+
+
+def changed(saved: TrainConfig, now: TrainConfig) -> list[str]:
+    """Settings that differ and would alter the run, as ``name (saved -> now)``."""
+
+    def flat(tree: dict[str, Any]) -> dict[str, Any]:
+        inner = [flat(v) if isinstance(v, dict) else {k: v} for k, v in tree.items()]
+        return {k: v for part in inner for k, v in part.items()}
+
+    before, after = flat(to_dict(saved)), flat(to_dict(now))
+    return [
+        f"{name} ({before[name]} -> {after[name]})"
+        for name in before
+        if name not in MAY_CHANGE and before[name] != after[name]
+    ]

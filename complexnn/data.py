@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
@@ -89,39 +89,30 @@ class ImageSet:
         pixels = self.pixels.to(device) if isinstance(self.pixels, Tensor) else self.pixels
         return ImageSet(pixels, self.classes, self.label_of, workers=self.workers)
 
-    def batches(
-        self,
-        size: int,
-        device: torch.device,
-        *,
-        shuffle: Generator | None = None,
-        augment: Augmentation | None = None,
-    ) -> Iterator[Batch]:
-        """One pass, in which no batch is much smaller than the others: a batch of one has no
-        statistics and no counterpart.
+    def batches(self, size: int, device: torch.device) -> Iterator[Batch]:
+        """Every image once, in order, in batches of about equal size: none is much smaller than
+        the others, because a batch of one has no counterpart."""
+        return self.fetch(torch.arange(len(self)).tensor_split(-(-len(self) // size)), device)
 
-        With ``shuffle`` a last batch that is not full is dropped (unless it is the only one) and
-        ``augment`` applies. Without, every image comes once, in order, in batches of about equal
-        size.
-        """
+    def shuffled(self, size: int, generator: Generator) -> tuple[Tensor, ...]:
+        """Indices of one shuffled pass in full batches; what is over is left out, unless it is
+        the only batch."""
         count = len(self)
-        if shuffle is None:
-            chunks = torch.arange(count).tensor_split(-(-count // size))
-        else:
-            order = torch.randperm(count, generator=shuffle)
-            chunks = order[: max(size, count - count % size)].split(size)
+        order = torch.randperm(count, generator=generator)
+        return order[: max(size, count - count % size)].split(size)
+
+    def fetch(self, chunks: Sequence[Tensor], device: torch.device) -> Iterator[Batch]:
+        """The batches with these indices."""
         labels = self.labels
         for index, pixels in self._chunks(chunks):
             images = pixels.to(device, non_blocking=True).float().div_(255)
-            if augment is not None and shuffle is not None:
-                images = augment(images, shuffle)
             yield Batch(images, labels[index].to(device), self.classes[index].to(device))
 
     def steps(self, size: int) -> int:
         """Batches in a shuffled pass."""
         return max(1, len(self) // size)
 
-    def _chunks(self, chunks: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _chunks(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         if isinstance(self.pixels, Tensor):
             for index in chunks:
                 yield index, self.pixels[index.to(self.pixels.device)]
@@ -157,6 +148,11 @@ class Dataset:
     def hidden(self) -> bool:
         """Whether the victim learns less than the classes, so that there is something to infer."""
         return self.labels != self.classes
+
+    def to(self, device: torch.device) -> Dataset:
+        """The same with all pixels that are in memory on ``device``."""
+        parts = {p: getattr(self, p).to(device) for p in ("train", "validation", "test")}
+        return dataclasses.replace(self, **parts)
 
     @property
     def shape(self) -> tuple[int, int, int]:

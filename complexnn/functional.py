@@ -193,6 +193,33 @@ def mean_square(x: Tensor) -> Tensor:
     return wide.square().mean(dim=[axis for axis in range(x.dim()) if axis != 2])
 
 
+def processes() -> int:
+    """How many processes train together."""
+    distributed = torch.distributed
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def average_over_processes(x: Tensor) -> Tensor:
+    """Mean of ``x`` over all processes, with gradient; every process must call it."""
+    return _Average.apply(x) if processes() > 1 else x
+
+
+class _Average(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _all_reduced(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _all_reduced(grad)
+
+
+def _all_reduced(x: Tensor) -> Tensor:
+    total = x.clone(memory_format=torch.contiguous_format)
+    torch.distributed.all_reduce(total)
+    return total.div_(processes())
+
+
 def scale_channels(x: Tensor, scale: Tensor) -> Tensor:
     """Multiply channel k of every part by ``scale[k]``."""
     return x * scale.to(x.dtype).view(-1, *[1] * (x.dim() - 3))

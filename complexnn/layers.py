@@ -145,7 +145,8 @@ class BatchNorm(nn.Module):
     .. math:: y_k = w_k \frac{x_k}{\sqrt{E[x_k^2] + \epsilon}}
 
     The mean runs over samples, parts and positions; subtracting a mean, or adding a shift, would
-    not commute with the rotation. A learned scale ``w`` does. Training uses the batch's mean
+    not commute with the rotation. A learned scale ``w`` does. Where several processes train
+    together, the mean runs over all of them. Training uses the batch's mean
     square and tracks it in the buffer ``running_mean_square``, which eval mode uses alone.
 
     Deviation: the paper's :math:`E[\|x_k\|^2]` sums over the parts where this averages, so features
@@ -172,7 +173,7 @@ class BatchNorm(nn.Module):
                     "BatchNorm in train mode needs more than one value per channel, "
                     f"got shape {tuple(x.shape)}; use a larger batch"
                 )
-            power = cF.mean_square(x)
+            power = cF.average_over_processes(cF.mean_square(x))
             with torch.no_grad():
                 tracked = power.to(self.running_mean_square.dtype)
                 self.running_mean_square.lerp_(tracked, self.momentum)

@@ -1,9 +1,12 @@
-"""Progress: a bar on a terminal, a plain line now and then elsewhere."""
+"""Long work: progress on a terminal or in a log, and an orderly end on a signal."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -15,7 +18,8 @@ log = logging.getLogger("complexnn")
 
 
 def track(items: Iterable[T], total: int, what: str, *, every: float = 20.0) -> Iterator[T]:
-    """Pass ``items`` on and show how far they are and how long the rest will take."""
+    """Pass ``items`` on and show how far they are and how long the rest will take: a bar on a
+    terminal, elsewhere a plain line now and then."""
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, desc=what, leave=False, dynamic_ncols=True)
         return
@@ -36,3 +40,39 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+class Interrupted(Exception):
+    """Work that a signal ended in good order; says where it can go on."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class Stop:
+    """The signal that asked for an end, if one did."""
+
+    number: int | None = None
+
+
+@contextlib.contextmanager
+def deferred_signals() -> Iterator[Stop]:
+    """Hold Ctrl-C and SIGTERM back while a block runs: it looks at ``stop.number`` where it can
+    end in good order. A second Ctrl-C ends it at once."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def note(number: int, frame: object) -> None:
+        if stop.number == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.number = number
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -53,10 +53,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         InputError: the folder is no run.
     """
     path = folder / "config.json"
-    if not path.is_file() or not (folder / "model.safetensors").is_file():
+    if not path.is_file():
         raise InputError(
-            f"{folder} is no finished run (it needs config.json and model.safetensors): "
-            "train one with train.py, or give another folder"
+            f"{folder} is no run (no config.json): train one with train.py, or give another folder"
         )
     try:
         return json.loads(path.read_text())["config"]
@@ -66,17 +65,34 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
     """Append one JSON line and force it to disk."""
+    drop_half_line(path)
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
         file.flush()
         os.fsync(file.fileno())
 
 
+def drop_half_line(path: Path) -> None:
+    """Remove a last line that a kill or a full disk cut off."""
+    if path.is_file() and (text := path.read_bytes()) and not text.endswith(b"\n"):
+        with replacing(path) as temporary:
+            temporary.write_bytes(text[: text.rfind(b"\n") + 1])
+
+
+def keep_epochs(path: Path, before: int) -> None:
+    """Forget the log of epochs that will be run again, from ``before`` on."""
+    kept = [row for row in read_rows(path) if row["epoch"] < before]
+    if path.is_file():
+        with replacing(path) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """All rows of a JSON-lines file; none if there is no such file."""
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    whole = path.read_text().rpartition("\n")[0]  # without a line that a kill cut off
+    return [json.loads(line) for line in whole.splitlines() if line.strip()]
 
 
 def stamp(device: torch.device, started: float) -> dict[str, Any]:

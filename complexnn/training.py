@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import logging
 import math
 import time
@@ -18,14 +18,15 @@ from torch import Generator, Tensor, nn
 
 from complexnn import functional as cF
 from complexnn.config import InputError, TrainConfig
-from complexnn.data import Dataset, ImageSet
+from complexnn.data import Augmentation, Batch, Dataset, ImageSet
 from complexnn.metrics import share_interval
 from complexnn.networks.modules import Critic
 from complexnn.networks.registry import topology
 from complexnn.networks.split import SplitNet
-from complexnn.progress import duration, track
+from complexnn.progress import Interrupted, Stop, deferred_signals, duration, track
 
 log = logging.getLogger("complexnn")
+SAVE_SECONDS = 300.0  # at most this much work is lost to a crash
 
 
 def eval_batch(dim: int) -> int:
@@ -46,13 +47,18 @@ def check_groups(data: Dataset, config: TrainConfig) -> None:
             raise InputError(f"groups of {dim} need at least {dim} images, the {name} has {size}")
 
 
-def generators(seed: int, *purposes: str) -> dict[str, Generator]:
-    """One independent CPU generator per purpose, all from one seed."""
-    states = np.random.SeedSequence(seed).generate_state(len(purposes), np.uint64)
-    return {
-        name: Generator().manual_seed(int(state >> 1))
-        for name, state in zip(purposes, states, strict=True)
-    }
+_PURPOSES = ("order", "augment", "keys", "critic", "layers", "evaluation", "attack")
+
+
+def random_for(purpose: str, *where: int) -> Generator:
+    """The generator of one purpose at one place, such as (seed, epoch, step, rank).
+
+    Randomness is a function of where a run stands, never of how it came there: a run that goes on
+    after an interruption draws what the unbroken run would have drawn.
+    """
+    entropy = [_PURPOSES.index(purpose), *where]
+    (state,) = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
+    return Generator().manual_seed(int(state >> 1))
 
 
 # ------------------------------------------------------------------------- adversarial term
@@ -82,45 +88,51 @@ def wasserstein_gap(critic: Critic, true: Tensor, wrong: Tensor) -> Tensor:
 
 
 def gradient_penalty(critic: Critic, true: Tensor, wrong: Tensor, generator: Generator) -> Tensor:
-    r""":math:`E[(\|\nabla D(z)\| - 1)^2]` at random points z between true and wrong features
-    (Gulrajani et al. 2017, arXiv 1704.00028); one z per true feature."""
+    r""":math:`E[(\sqrt N\|\nabla D(z)\| - 1)^2]` at random points z between true and wrong features
+    (Gulrajani et al. 2017, arXiv 1704.00028); one z per true feature.
+
+    Deviation: the gradient's norm belongs to distances in root mean square per entry, so that the
+    critic's scores, and with them the weight of the adversarial term, mean the same at any size of
+    the feature map.
+    """
     mix = cF.uniform((len(true), 1, 1, 1), generator).to(true)
     z = (mix * true + (1 - mix) * wrong[:: len(wrong) // len(true)]).requires_grad_()
     (gradient,) = torch.autograd.grad(critic(z).sum(), z, create_graph=True)
-    return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+    length = gradient.flatten(1).norm(dim=1) * gradient[0].numel() ** 0.5
+    return (length - 1).square().mean()
 
 
 @dataclass
 class Adversary:
-    """The critic with its own optimiser and randomness."""
+    """The critic with its own optimiser."""
 
     critic: Critic
     optimiser: torch.optim.Optimizer
     config: TrainConfig
-    generator: Generator
 
-    def loss(self, parts: Tensor, step: int) -> Tensor | None:
+    def loss(self, parts: Tensor, step: int, rng: Generator) -> Tensor | None:
         """Train the critic on the detached features, then return the encoder's term, with
         gradient to the encoder; None on steps without one."""
         config = self.config
         if step % config.critic_every:
             return None
         queries = parts.shape[1] if config.net.group == "packed" else 1
-        true, wrong = true_and_wrong(parts.float(), queries, config.wrong_keys, self.generator)
+        true, wrong = true_and_wrong(parts.float(), queries, config.wrong_keys, rng)
         self.critic.requires_grad_(True)
         for _ in range(config.critic_steps):
-            self._critic_step(true.detach(), wrong.detach())
+            self._critic_step(true.detach(), wrong.detach(), rng)
         self.critic.requires_grad_(False)
         return wasserstein_gap(self.critic, true, wrong)
 
-    def _critic_step(self, true: Tensor, wrong: Tensor) -> None:
+    def _critic_step(self, true: Tensor, wrong: Tensor, rng: Generator) -> None:
         config = self.config
         loss = -wasserstein_gap(self.critic, true, wrong)
         if config.critic_constraint == "gradient-penalty":
-            penalty = gradient_penalty(self.critic, true, wrong, self.generator)
+            penalty = gradient_penalty(self.critic, true, wrong, rng)
             loss = loss + config.gradient_penalty * penalty
         self.optimiser.zero_grad()
         loss.backward()
+        average_gradients(self.critic)
         self.optimiser.step()
         if config.critic_constraint == "weight-clipping":
             with torch.no_grad():
@@ -128,14 +140,14 @@ class Adversary:
                     parameter.clamp_(-config.clip_value, config.clip_value)
 
 
-def make_adversary(config: TrainConfig, generator: Generator, device: torch.device):
+def make_adversary(config: TrainConfig, device: torch.device) -> Adversary | None:
     """The adversary of a ``complex`` network, or None where the term is switched off."""
     if config.net.kind != "complex" or config.adversarial_weight == 0:
         return None
     channels, *size = topology(config.net).released
     critic = Critic(channels, tuple(size)).to(device)
     optimiser = torch.optim.Adam(critic.parameters(), lr=config.critic_lr, betas=(0.0, 0.9))
-    return Adversary(critic, optimiser, config, generator)
+    return Adversary(critic, optimiser, config)
 
 
 # ------------------------------------------------------------------------------ evaluation
@@ -154,7 +166,7 @@ def evaluate(
     net.eval()
     wrong, losses = torch.zeros(draws), torch.zeros(draws)
     for draw in range(draws):
-        keys = generators(seed + draw, "keys")["keys"]
+        keys = random_for("evaluation", seed, draw)
         for batch in images.batches(eval_batch(net.config.parts), device):
             logits = net(batch.images, generator=keys).float()
             wrong[draw] += (logits.argmax(1) != batch.labels).sum().cpu()
@@ -185,95 +197,175 @@ def weight_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]
     ]
 
 
+def one_cycle(done: float) -> float:
+    """Share of the peak learning rate after ``done`` of all steps: cosine up from 1/25 over the
+    first quarter, cosine down to 0 over the rest (Smith and Topin 2018, arXiv 1708.07120)."""
+    start, peak_at = 0.04, 0.25
+    if done < peak_at:
+        return start + (1 - start) * (1 - math.cos(math.pi * done / peak_at)) / 2
+    return (1 + math.cos(math.pi * (done - peak_at) / (1 - peak_at))) / 2
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Replace the gradients by their means over all processes, in one exchange."""
+    if cF.processes() == 1:
+        return
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    mean = cF.average_over_processes(torch.cat([g.flatten() for g in gradients]))
+    for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+class NotFinite(InputError):
+    """The loss left the numbers; names the step."""
+
+
+class Training:
+    """Everything that a run is made of between two steps: what is saved and what goes on."""
+
+    def __init__(
+        self, net: SplitNet, config: TrainConfig, accelerator: Accelerator, steps: int
+    ) -> None:
+        self.net, self.config, self.accelerator, self.steps = net, config, accelerator, steps
+        self.adversary = make_adversary(config, accelerator.device)
+        groups = weight_groups(net, config.weight_decay)
+        self.optimiser = accelerator.prepare(torch.optim.AdamW(groups, lr=config.lr))
+        self.epoch, self.step = 1, 0  # the epoch under way, and steps done in it
+        self.totals = torch.zeros(4, dtype=torch.float64)  # loss, errors, images, critic's gap
+        self.best_error = math.inf
+
+    def state(self) -> dict[str, Any]:
+        """A tree of tensors and plain values; see :func:`complexnn.checkpoint.save_state`."""
+        state = {
+            "net": self.net.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+            "epoch": self.epoch,
+            "step": self.step,
+            "totals": self.totals,
+            "best_error": self.best_error,
+        }
+        if self.adversary is not None:
+            state["critic"] = self.adversary.critic.state_dict()
+            state["critic_optimiser"] = self.adversary.optimiser.state_dict()
+        return state
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved :meth:`state`."""
+        self.net.load_state_dict(state["net"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.accelerator.scaler and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.adversary is not None:
+            self.adversary.critic.load_state_dict(state["critic"])
+            self.adversary.optimiser.load_state_dict(state["critic_optimiser"])
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.totals, self.best_error = state["totals"], state["best_error"]
+
+
+def train_step(run: Training, batch: Batch) -> None:
+    """Forward, adversary, backward and update for this process's share of one batch."""
+    config, net, accelerator = run.config, run.net, run.accelerator
+    place = (config.seed, run.epoch, run.step, accelerator.process_index)
+    keys = random_for("keys", *place)
+    for group in run.optimiser.param_groups:
+        done = (run.epoch - 1 + run.step / run.steps) / config.epochs
+        group["lr"] = config.lr * one_cycle(done)
+
+    with accelerator.autocast():
+        groups = net.group(net.features(batch.images), generator=keys)
+        released, key = net.rotate(groups, generator=keys)
+        logits = net.decode(net.process(released), key)
+    task = F.cross_entropy(logits.float(), batch.labels)
+    gap = None
+    if run.adversary is not None:
+        gap = run.adversary.loss(groups.parts, run.step, random_for("critic", *place))
+    loss = task if gap is None else task + config.adversarial_weight * gap
+    if not torch.isfinite(loss):
+        raise NotFinite(
+            f"the loss is {loss.item()} at step {run.step + 1} of epoch {run.epoch}: "
+            "lower --lr or --adversarial-weight, or use --precision fp32"
+        )
+    run.optimiser.zero_grad()
+    accelerator.backward(loss)
+    average_gradients(net)
+    run.optimiser.step()
+
+    wrong = (logits.argmax(1) != batch.labels).sum()
+    sums = [task.detach() * len(logits), wrong, len(logits), 0 if gap is None else gap.detach()]
+    run.totals += torch.tensor([float(value) for value in sums], dtype=torch.float64)
+    run.step += 1
+
+
 def train_one_epoch(
-    net: SplitNet,
-    adversary: Adversary | None,
-    images: ImageSet,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    accelerator: Accelerator,
-    rng: dict[str, Generator],
-    config: TrainConfig,
-    *,
-    augment: Callable | None,
-    epoch: int,
-    max_steps: int | None = None,
-) -> dict[str, float]:
-    """One pass over the training images; returns the means of loss, error and critic's gap."""
-    net.train()
-    device = accelerator.device
-    steps = min(images.steps(config.batch_size), max_steps or math.inf)
-    totals = torch.zeros(3, device=device)  # task loss, errors, critic's gap
-    seen, adversarial_steps = 0, 0
-    batches = images.batches(config.batch_size, device, shuffle=rng["data"], augment=augment)
-    batches = itertools.islice(batches, steps)
-    for step, batch in enumerate(track(batches, steps, f"epoch {epoch}")):
-        with accelerator.autocast():
-            features = net.features(batch.images)
-            groups = net.group(features, generator=rng["keys"])
-            released, key = net.rotate(groups, generator=rng["keys"])
-            logits = net.decode(net.process(released), key)
-        task = F.cross_entropy(logits.float(), batch.labels)
-        loss = task
-        gap = None if adversary is None else adversary.loss(groups.parts, step)
-        if gap is not None:
-            loss = task + config.adversarial_weight * gap
-            totals[2] += gap.detach()
-            adversarial_steps += 1
-        if not torch.isfinite(loss):
-            raise InputError(
-                f"the loss is {loss.item()} at step {step + 1} of epoch {epoch}: "
-                "lower --lr or --adversarial-weight, or use --precision fp32"
-            )
-        optimiser.zero_grad()
-        accelerator.backward(loss)
-        optimiser.step()
-        schedule.step()
-        totals[0] += task.detach() * len(logits)
-        totals[1] += (logits.argmax(1) != batch.labels).sum()
-        seen += len(logits)
-    row = {"train_loss": totals[0].item() / seen, "train_error": totals[1].item() / seen}
-    if adversarial_steps:
-        row["critic_gap"] = totals[2].item() / adversarial_steps
+    run: Training, images: ImageSet, augment: Augmentation | None, stop: Stop, save: Callable
+) -> dict[str, float] | None:
+    """The rest of the epoch under way; its means, or None if ``stop`` came first.
+
+    Every process takes its share of each batch, draws its own keys, and sees the same order.
+    """
+    config, accelerator = run.config, run.accelerator
+    place = (config.seed, run.epoch)
+    chunks = images.shuffled(config.batch_size, random_for("order", *place))[: run.steps]
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    shares = [chunk.tensor_split(processes)[rank] for chunk in chunks[run.step :]]
+    batches = images.fetch(shares, accelerator.device)
+    saved = time.monotonic()
+    run.net.train()
+    for batch in track(batches, len(shares), f"epoch {run.epoch}"):
+        if stop.number is not None:
+            return None
+        here = (*place, run.step, rank)
+        torch.manual_seed(random_for("layers", *here).initial_seed())  # dropout inside networks
+        if augment is not None:
+            augmented = augment(batch.images, random_for("augment", *here))
+            batch = dataclasses.replace(batch, images=augmented)
+        train_step(run, batch)
+        if time.monotonic() - saved > SAVE_SECONDS:
+            save()
+            saved = time.monotonic()
+    loss, wrong, seen, gap = accelerator.reduce(run.totals.to(accelerator.device)).tolist()
+    row = {"train_loss": loss / seen, "train_error": wrong / seen}
+    if run.adversary is not None:
+        row["critic_gap"] = gap / processes / len(range(0, run.steps, config.critic_every))
     return row
 
 
 def fit(
-    net: SplitNet,
+    run: Training,
     data: Dataset,
-    config: TrainConfig,
-    accelerator: Accelerator,
-    on_epoch: Callable[[dict[str, Any]], None],
     *,
-    max_steps: int | None = None,
+    on_epoch: Callable[[dict[str, Any]], None],
+    save: Callable[[], None],
 ) -> None:
-    """Train ``net`` in place and call ``on_epoch`` with a row of numbers after every epoch.
+    """Train to the last epoch, from wherever ``run`` stands.
 
-    The last epoch's weights stay; no epoch is picked. The rows hold nothing that differs between
-    two runs with one seed.
+    ``on_epoch`` gets a row of numbers after every epoch; the rows hold nothing that differs between
+    two runs with one seed. ``save`` is called after every epoch, every few minutes, and before
+    a signal ends the run. The last epoch's weights stay; no epoch is picked.
+
+    Raises:
+        Interrupted: after Ctrl-C or SIGTERM, when all is saved.
+        InputError: the loss is no longer finite.
     """
-    device = accelerator.device
-    rng = generators(config.seed, "data", "keys", "critic", "validation")
-    adversary = make_adversary(config, rng["critic"], device)
-    steps = min(data.train.steps(config.batch_size), max_steps or math.inf)
-    optimiser = torch.optim.AdamW(weight_groups(net, config.weight_decay), lr=config.lr)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.lr, total_steps=config.epochs * steps + 1, pct_start=0.25
-    )
-    optimiser = accelerator.prepare(optimiser)
-    started = time.monotonic()
-    for epoch in range(1, config.epochs + 1):
-        row = {"epoch": epoch, "lr": schedule.get_last_lr()[0]}
-        row |= train_one_epoch(
-            net, adversary, data.train, optimiser, schedule, accelerator, rng, config,
-            augment=data.augmentation, epoch=epoch, max_steps=max_steps,
-        )  # fmt: skip
-        tested = evaluate(net, data.validation, device, draws=1, seed=config.seed)
-        row |= {"val_loss": tested["loss"], "val_error": tested["error"]}
-        on_epoch(row)
-        spent = time.monotonic() - started
-        log.info(
-            "epoch %d/%d  loss %.4f  error %.2f %%  validation error %.2f %%  %s left",
-            epoch, config.epochs, row["train_loss"], 100 * row["train_error"],
-            100 * row["val_error"], duration(spent / epoch * (config.epochs - epoch)),
-        )  # fmt: skip
+    config, device = run.config, run.accelerator.device
+    started, first = time.monotonic(), run.epoch - 1 + run.step / run.steps
+    with deferred_signals() as stop:
+        while run.epoch <= config.epochs:
+            means = train_one_epoch(run, data.train, data.augmentation, stop, save)
+            if means is None:
+                save()
+                raise Interrupted(f"stopped in epoch {run.epoch} at step {run.step}", stop.number)
+            tested = evaluate(run.net, data.validation, device, draws=1, seed=config.seed)
+            run.best_error = min(run.best_error, tested["error"])
+            row = {"epoch": run.epoch, "lr": run.optimiser.param_groups[0]["lr"], **means}
+            row |= {"val_loss": tested["loss"], "val_error": tested["error"]}
+            on_epoch(row | {"best_val_error": run.best_error})
+            left = (time.monotonic() - started) / (run.epoch - first) * (config.epochs - run.epoch)
+            log.info(
+                "epoch %d/%d  loss %.4f  error %.2f %%  validation error %.2f %%  %s left",
+                run.epoch, config.epochs, row["train_loss"], 100 * row["train_error"],
+                100 * row["val_error"], duration(left),
+            )  # fmt: skip
+            run.epoch, run.step, run.totals = run.epoch + 1, 0, torch.zeros_like(run.totals)
+            save()

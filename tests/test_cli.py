@@ -119,6 +119,42 @@ def test_same_seed_same_log(tmp_path):
     assert logs[0] == logs[1]
 
 
+def test_resume_goes_on_with_the_saved_settings(tmp_path, capsys):
+    short, long = tmp_path / "short", tmp_path / "long"
+    assert train(*TINY, "--output-dir", short, "--adversarial-weight", 0.5) == 0
+    saved = (short / "model.safetensors").read_bytes()
+    assert train("--resume", "--output-dir", short) == 0  # nothing left to do
+    assert (short / "model.safetensors").read_bytes() == saved
+    assert len([r for r in read_rows(short / "results.jsonl") if r["name"] == "task"]) == 1
+
+    assert train("--resume", "--output-dir", short, "--epochs", 3, "--workers", 0) == 0
+    assert [row["epoch"] for row in read_rows(short / "log.jsonl")] == [1, 2, 3]
+    about = json.loads((short / "config.json").read_text())["config"]
+    assert about["adversarial_weight"] == 0.5
+    assert about["data"]["limit_train"] == 100
+    capsys.readouterr()
+    assert train("--resume", "--output-dir", short, "--lr", 0.01, "--dim", 4) == 2
+    err = capsys.readouterr().err
+    assert "lr (0.003 -> 0.01)" in err
+    assert "dim (2 -> 4)" in err
+    assert train("--resume", "--output-dir", tmp_path / "nowhere") == 2
+    assert train(*TINY, "--resume", "auto", "--output-dir", long) == 0
+    assert train(*TINY, "--resume", "auto", "--output-dir", long) == 0
+
+
+def test_a_damaged_newest_state_costs_an_epoch_not_the_run(tmp_path, caplog):
+    run, again = tmp_path / "run", tmp_path / "again"
+    assert train(*TINY, "--epochs", 2, "--output-dir", run) == 0
+    assert train(*TINY, "--epochs", 2, "--output-dir", again) == 0
+    state = again / "state" / "latest.safetensors"
+    state.write_bytes(state.read_bytes()[:100])
+    (again / "model.safetensors").unlink()
+    assert train("--resume", "--output-dir", again) == 0
+    assert "going back to the state before it" in caplog.text
+    for name in ("model.safetensors", "log.jsonl"):
+        assert (run / name).read_bytes() == (again / name).read_bytes()
+
+
 @pytest.mark.parametrize("command", [cli.train_main, cli.attack_main, report.main])
 def test_help_names_every_flag(command, capsys):
     with pytest.raises(SystemExit) as end:
@@ -165,6 +201,8 @@ def broken_run(folder, how):
     assert train(*TINY, "--output-dir", folder) == 0
     if how == "no run":
         (folder / "config.json").unlink()
+    elif how == "unfinished":
+        (folder / "model.safetensors").unlink()
     elif how == "html weights":
         (folder / "model.safetensors").write_text("<html>")
     elif how == "damaged config":
@@ -178,7 +216,8 @@ def broken_run(folder, how):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("no run", "is no finished run"),
+        ("no run", "is no run (no config.json)"),
+        ("unfinished", "is no finished run (no model.safetensors)"),
         ("html weights", "not a whole safetensors file"),
         ("damaged config", "is damaged"),
         ("data gone", "lay your images out as"),

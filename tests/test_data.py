@@ -103,14 +103,17 @@ def test_a_plain_pass_shows_every_image_once_in_even_batches(count, size):
 def test_a_shuffled_pass_repeats_with_its_generator_and_drops_the_rest():
     images = data.load(DataConfig()).train.subset(torch.arange(129))
 
-    def epoch(seed):
-        rng = torch.Generator().manual_seed(seed)
-        return [b.images for b in images.batches(64, CPU, shuffle=rng)]
+    def order(seed, size=64):
+        return images.shuffled(size, torch.Generator().manual_seed(seed))
 
-    assert len(epoch(0)) == images.steps(64) == 2
-    assert torch.equal(torch.cat(epoch(0)), torch.cat(epoch(0)))
-    assert not torch.equal(torch.cat(epoch(0)), torch.cat(epoch(1)))
-    assert len(list(images.batches(500, CPU, shuffle=torch.Generator()))) == 1
+    assert [len(chunk) for chunk in order(0)] == [64, 64]
+    assert len(order(0)) == images.steps(64) == 2
+    assert torch.equal(torch.cat(order(0)), torch.cat(order(0)))
+    assert not torch.equal(torch.cat(order(0)), torch.cat(order(1)))
+    assert len(torch.cat(order(0)).unique()) == 128
+    assert [len(chunk) for chunk in order(0, size=500)] == [129]
+    for chunk, batch in zip(order(0), images.fetch(order(0), CPU), strict=True):
+        assert torch.equal(batch.classes, images.classes[chunk])
 
 
 def test_pixels_are_in_unit_range():

@@ -11,7 +11,7 @@ ROWS = [
     ["layers", "equivariance", "data", "folder", "checkpoint", "results"],
     ["networks"],
     ["training", "attacks"],
-    ["cli", "bench", "report"],
+    ["cli", "bench", "report", "checkpoints"],
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 FILES = [p for p in sorted((ROOT / "complexnn").rglob("*.py")) if p.name != "__init__.py"]

@@ -18,10 +18,10 @@ from complexnn.config import AttackConfig
 from complexnn.data import Dataset
 from complexnn.networks.attackers import PropertyClassifier
 from complexnn.networks.registry import topology
-from complexnn.training import generators
+from complexnn.training import random_for
 
 log = logging.getLogger("complexnn")
-_PURPOSES = (
+_NAMES = (
     "angle", "dec_x", "dec_a",
     "property_features", "property_reconstructions", "property_images", "neighbours",
 )  # fmt: skip
@@ -135,9 +135,9 @@ class Attacker:
             for what in self.views:
                 self.classifier(what)
 
-    def rng(self, purpose: str) -> torch.Generator:
-        """The generator of one purpose: independent of what else is trained."""
-        return generators(self.config.seed, *_PURPOSES)[purpose]
+    def rng(self, name: str) -> torch.Generator:
+        """The generator of one attacker: independent of what else is trained."""
+        return random_for("attack", self.config.seed, _NAMES.index(name))
 
     def _trained(
         self,

@@ -48,7 +48,8 @@ class Knowledge:
     def endless(self, batch_size: int, generator: Generator) -> Iterator[Observation]:
         """Training observations, pass after pass, keys never twice the same."""
         for _ in itertools.count():
-            for batch in self.train.batches(batch_size, self.device, shuffle=generator):
+            chunks = self.train.shuffled(batch_size, generator)
+            for batch in self.train.fetch(chunks, self.device):
                 yield self.observe(batch, generator)
 
     def held_out(self, batch_size: int, *, limit: int = 1024) -> list[Observation]:

@@ -39,8 +39,8 @@ def fit_neighbours(
 ) -> dict[int, KNeighborsClassifier]:
     """k-NN on recovered features, for each k of the paper."""
     features, classes = [], []
-    size = eval_batch(knowledge.net.config.parts)
-    for batch in knowledge.train.batches(size, knowledge.device, shuffle=generator):
+    chunks = knowledge.train.shuffled(eval_batch(knowledge.net.config.parts), generator)
+    for batch in knowledge.train.fetch(chunks, knowledge.device):
         features.append(view(knowledge.observe(batch, generator)).flatten(1).cpu())
         classes.append(batch.classes.cpu())
         if sum(map(len, classes)) >= REFERENCES:

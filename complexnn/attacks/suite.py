@@ -22,7 +22,7 @@ from complexnn.config import AttackConfig, InputError, to_dict
 from complexnn.data import Dataset, ImageSet
 from complexnn.networks.split import SplitNet
 from complexnn.progress import track
-from complexnn.training import eval_batch, generators
+from complexnn.training import eval_batch, random_for
 
 log = logging.getLogger("complexnn")
 PICTURES = 10  # random test images in a grid
@@ -37,8 +37,7 @@ class Target:
 
     def observations(self, draw: int, what: str) -> Any:
         """Queries of the victim's user under fresh keys, one draw of them."""
-        keys = generators(self.attacker.config.seed, "test")["test"]
-        keys.manual_seed(keys.initial_seed() + draw)
+        keys = random_for("evaluation", self.attacker.config.seed, draw)
         size = eval_batch(self.attacker.knowledge.net.config.parts)
         batches = self.test.batches(size, self.attacker.knowledge.device)
         steps = -(-len(self.test) // size)

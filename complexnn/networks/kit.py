@@ -11,8 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from complexnn import functional as cF
 from complexnn import layers
 from complexnn.config import Weights
 
@@ -36,10 +38,34 @@ class Kit:
     flatten: Callable[[], nn.Module]
 
 
+class BatchNorm2d(nn.BatchNorm2d):
+    """``torch.nn.BatchNorm2d``, with statistics over all processes in training.
+
+    ``torch.nn.SyncBatchNorm`` does the same on GPUs only.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and cF.processes() > 1):
+            return super().forward(x)
+        wide = x.float()
+        axes = (0, 2, 3)
+        moments = torch.stack([wide.mean(axes), wide.square().mean(axes)])
+        mean, square = cF.average_over_processes(moments)
+        variance = square - mean.square()
+        count = cF.processes() * x.numel() // x.shape[1]
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+            self.num_batches_tracked.add_(1)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        shift = self.bias - mean * scale
+        return (wide * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)).to(x.dtype)
+
+
 REAL = Kit(
     conv=nn.Conv2d,
     linear=nn.Linear,
-    norm=nn.BatchNorm2d,
+    norm=BatchNorm2d,
     act=nn.ReLU,
     max_pool=nn.MaxPool2d,
     global_pool=lambda: nn.AdaptiveAvgPool2d(1),

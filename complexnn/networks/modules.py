@@ -31,12 +31,12 @@ def generator(channels: int, width: int, *, relu_end: bool) -> nn.Sequential:
     ReLU, so that features are signed; ``relu_end`` adds one, which gives the angle away.
     """
     layers = [
-        nn.Conv2d(channels, width, 3, padding=1, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
+        REAL.conv(channels, width, 3, padding=1, bias=False),
+        REAL.norm(width),
+        REAL.act(),
         BasicBlock(REAL, width, width),
-        nn.Conv2d(width, channels, 1, bias=False),
-        nn.BatchNorm2d(channels),
+        REAL.conv(width, channels, 1, bias=False),
+        REAL.norm(channels),
     ]
     return nn.Sequential(*layers, *([nn.ReLU()] if relu_end else []))
 

@@ -6,11 +6,14 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from complexnn.config import InputError, NetConfig, choose
+from complexnn import checkpoint
+from complexnn.config import InputError, NetConfig, choose, from_dict
 from complexnn.networks.kit import REAL, Gate, equivariant_kit
 from complexnn.networks.lenet import lenet, lenet5
 from complexnn.networks.modules import LocalServer, Normalise, generator
@@ -92,3 +95,27 @@ def build(arch: str | NetConfig, **settings: Any) -> SplitNet:
     if config.kind == "local":
         processing = LocalServer(plain.released, plain.answer)
     return SplitNet(nn.Sequential(*encoder), processing, plain.decoder, config)
+
+
+def load(path: str | Path, *, device: str | torch.device = "cpu", **expected: Any) -> SplitNet:
+    """A trained network from a run folder or a weights file, frozen and in eval mode.
+
+    Args:
+        path: ``checkpoints/NAME``, a run folder, or a ``.safetensors`` file.
+        device: where to put it; weights that were saved on another device load all the same.
+        expected: settings that the network must have, such as ``num_classes=100``.
+
+    Raises:
+        InputError: a missing, truncated or foreign file, or a network with other settings.
+    """
+    path = Path(path)
+    weights = path / "model.safetensors" if path.is_dir() else path
+    state, about = checkpoint.read(weights)
+    config = from_dict(NetConfig, about)
+    for name, value in expected.items():
+        choose("setting", name, [spec.name for spec in dataclasses.fields(NetConfig)])
+        if getattr(config, name) != value:
+            raise InputError(f"{weights} has {name} {getattr(config, name)}, expected {value}")
+    net = build(config)
+    checkpoint.restore(net, state, str(weights))
+    return net.to(device).eval().requires_grad_(False)
