@@ -134,6 +134,11 @@ def per_part(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return function(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision widened, for sums of squares; float32 and float64 as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 # ------------------------------------------------------------------------------- magnitude gates
 
 
@@ -144,7 +149,7 @@ def modulus(x: Tensor) -> Tensor:
 
     Shape: ``(B, d, C, *) -> (B, 1, C, *)``.
     """
-    return _Modulus.apply(x.to(torch.promote_types(x.dtype, torch.float32)))
+    return _Modulus.apply(at_least_float32(x))
 
 
 class _Modulus(torch.autograd.Function):
@@ -189,8 +194,8 @@ def mean_gate(x: Tensor) -> Tensor:
 
 def mean_square(x: Tensor) -> Tensor:
     """Mean square per channel over samples, parts and positions, in float32: ``-> (C,)``."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return wide.square().mean(dim=[axis for axis in range(x.dim()) if axis != 2])
+    axes = [axis for axis in range(x.dim()) if axis != 2]
+    return at_least_float32(x).square().mean(dim=axes)
 
 
 def processes() -> int:

@@ -117,7 +117,7 @@ class Adversary:
         if step % config.critic_every:
             return None
         queries = parts.shape[1] if config.net.group == "packed" else 1
-        true, wrong = true_and_wrong(parts.float(), queries, config.wrong_keys, rng)
+        true, wrong = true_and_wrong(cF.at_least_float32(parts), queries, config.wrong_keys, rng)
         self.critic.requires_grad_(True)
         for _ in range(config.critic_steps):
             self._critic_step(true.detach(), wrong.detach(), rng)
@@ -276,7 +276,7 @@ def train_step(run: Training, batch: Batch) -> None:
         groups = net.group(net.features(batch.images), generator=keys)
         released, key = net.rotate(groups, generator=keys)
         logits = net.decode(net.process(released), key)
-    task = F.cross_entropy(logits.float(), batch.labels)
+    task = F.cross_entropy(cF.at_least_float32(logits), batch.labels)
     gap = None
     if run.adversary is not None:
         gap = run.adversary.loss(groups.parts, run.step, random_for("critic", *place))

@@ -47,7 +47,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and cF.processes() > 1):
             return super().forward(x)
-        wide = x.float()
+        wide = cF.at_least_float32(x)
         axes = (0, 2, 3)
         moments = torch.stack([wide.mean(axes), wide.square().mean(axes)])
         mean, square = cF.average_over_processes(moments)
