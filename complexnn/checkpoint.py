@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from complexnn.config import InputError
 
 log = logging.getLogger("complexnn")
-FORMAT = "1"
+FORMAT = 1
 # What DataParallel, DistributedDataParallel and compile put in front of, or into, a name.
 _WRAPPERS = ("module", "_orig_mod")
 
@@ -51,7 +51,12 @@ def save(path: Path, module: nn.Module, about: dict[str, Any]) -> None:
     """Save weights and buffers, with ``about`` as JSON in the metadata."""
     state = {unwrapped(k): v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
     with replacing(path) as temporary:
-        save_file(state, temporary, {"format": FORMAT, "about": json.dumps(about)})
+        save_file(state, temporary, _metadata(about))
+
+
+def _metadata(about: Any) -> dict[str, str]:
+    # One key: safetensors writes several in random order, and equal runs shall be equal files.
+    return {"complexnn": json.dumps({"format": FORMAT, "about": about})}
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -70,14 +75,14 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(
             f"{path} is not a whole safetensors file ({error}); fetch or train it again"
         ) from error
-    if metadata.get("format") != FORMAT:
-        raise InputError(
-            f"{path} has format version {metadata.get('format')}, this version reads {FORMAT}"
-        )
     try:
-        return state, json.loads(metadata["about"])
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path} has damaged metadata; fetch or train it again") from error
+        header = json.loads(metadata["complexnn"])
+        version, about = header["format"], header["about"]
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path} was not written by complexnn: it has no configuration") from error
+    if version != FORMAT:
+        raise InputError(f"{path} has format version {version}, this version reads {FORMAT}")
+    return state, about
 
 
 def restore(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
@@ -119,7 +124,7 @@ def save_state(folder: Path, tree: Any) -> None:
     skeleton = _strip(tree, tensors)
     latest = folder / "latest.safetensors"
     with replacing(latest) as temporary:
-        save_file(tensors, temporary, {"format": FORMAT, "about": json.dumps(skeleton)})
+        save_file(tensors, temporary, _metadata(skeleton))
         if latest.exists():
             latest.replace(folder / "previous.safetensors")
 

@@ -135,12 +135,9 @@ def make_accelerator(device: str, precision: str = "fp32") -> Accelerator:
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)
     AcceleratorState._reset_state(reset_partial_state=True)  # one process may run several commands
-    try:
-        return Accelerator(
-            cpu=device == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision)
-        )
-    except ValueError as error:
-        raise InputError(f"precision {precision}: {error}; use fp32 or bf16") from error
+    return Accelerator(
+        cpu=device == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision)
+    )
 
 
 def train_main(argv: list[str]) -> None:

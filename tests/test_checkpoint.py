@@ -1,6 +1,7 @@
 """Weights on disk: what is written comes back, what is broken is refused, nothing is executed."""
 
 import ast
+import json
 import os
 from pathlib import Path
 
@@ -74,7 +75,8 @@ def broken(path, how):
     elif how == "missing":
         path.unlink()
     elif how == "other version":
-        save_file({"a": torch.zeros(1)}, path, {"format": "99", "about": "{}"})
+        header = json.dumps({"format": 99, "about": {}})
+        save_file({"a": torch.zeros(1)}, path, {"complexnn": header})
     elif how == "foreign":
         save_file({"a": torch.zeros(1)}, path)
 
@@ -139,6 +141,13 @@ def test_a_damaged_state_falls_back_with_a_warning(tmp_path, caplog, how, monkey
     assert checkpoint.load_state(tmp_path) == {"epoch": 1}
     assert ("going back to the state before it" in caplog.text) == (how != "missing")
     assert not (tmp_path / "exploded").exists()
+
+
+def test_equal_networks_are_equal_files(tmp_path):
+    net = small()
+    for i in range(6):
+        checkpoint.save(tmp_path / str(i), net, to_dict(net.config))
+    assert len({checkpoint.sha256(tmp_path / str(i)) for i in range(6)}) == 1
 
 
 def test_leftovers_of_a_killed_save_are_removed(tmp_path):
