@@ -29,6 +29,9 @@ def generator(channels: int, width: int, *, relu_end: bool) -> nn.Sequential:
 
     A 3x3 convolution, a residual block and a 1x1 convolution, each with its norm. It ends without
     ReLU, so that features are signed; ``relu_end`` adds one, which gives the angle away.
+
+    Deviation: its convolutions outside the block start near the identity, so that a short training
+    does not first have to find out how to pass the encoder's features on.
     """
     layers = [
         REAL.conv(channels, width, 3, padding=1, bias=False),
@@ -38,6 +41,9 @@ def generator(channels: int, width: int, *, relu_end: bool) -> nn.Sequential:
         REAL.conv(width, channels, 1, bias=False),
         REAL.norm(channels),
     ]
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            layer.weight.data.add_(nn.init.dirac_(torch.empty_like(layer.weight)))
     return nn.Sequential(*layers, *([nn.ReLU()] if relu_end else []))
 
 
