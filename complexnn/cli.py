@@ -64,9 +64,10 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
-        print(f"error: {error}: make room, then go on with --resume", file=sys.stderr)
+        hint = "make room or mend the permissions, then go on with --resume"
+        print(f"error: {error}: {hint}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept", file=sys.stderr)
@@ -164,8 +165,10 @@ def train_main(argv: list[str]) -> None:
     torch.manual_seed(config.seed)
     net = build(config.net)
     main = accelerator.is_main_process
-    if main and not config.dry_run and not going_on:
-        _claim(folder, overwrite=config.overwrite)
+    if main and not config.dry_run:
+        results.prepare_folder(folder)
+        if not going_on:
+            _claim(folder, overwrite=config.overwrite)
     if main:
         print(f"output: {folder}", flush=True)
         log.info("%s", describe(net, dataset))
@@ -339,7 +342,6 @@ def describe(net: SplitNet, dataset: data.Dataset) -> str:
 
 def _claim(folder: Path, *, overwrite: bool) -> None:
     """Take an output folder; a run that is already there is lost only on request."""
-    results.prepare_folder(folder)
     there = [name for name in OWN_FILES if (folder / name).exists()]
     if there and not overwrite:
         raise InputError(

@@ -166,7 +166,7 @@ class TrainConfig:
     """Peak of the one-cycle schedule (AdamW)."""
     weight_decay: float = 0.05
     """Weight decay, on weights of two or more axes only."""
-    adversarial_weight: float = 0.1
+    adversarial_weight: float = 0.05
     """Weight of the adversarial term, kind complex; 0 switches critic and term off."""
     wrong_keys: int = 5
     """Wrong keys k that the critic sees for each true feature."""

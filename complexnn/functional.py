@@ -124,9 +124,9 @@ def single_part(features: Tensor) -> Tensor:
     return features.unsqueeze(1)
 
 
-def first_part(x: Tensor) -> Tensor:
-    """``(B, d, C, *) -> (B, C, *)``: the part that a decoy group was made for."""
-    return x[:, 0]
+def first_parts(x: Tensor, count: int) -> Tensor:
+    """The first ``count`` parts of each group as a batch: ``(G, d, C, *) -> (G * count, C, *)``."""
+    return x[:, :count].flatten(0, 1)
 
 
 def per_part(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

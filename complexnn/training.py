@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def true_and_wrong(
     count = queries * wrong_keys
     directions = cF.draw_directions(groups * count, dim, generator).view(groups, count, dim)
     wrong = cF.rotate(parts, directions.to(parts.device))
-    return parts[:, :queries].flatten(0, 1), wrong.flatten(0, 1)
+    return cF.first_parts(parts, queries), wrong.flatten(0, 1)
 
 
 def wasserstein_gap(critic: Critic, true: Tensor, wrong: Tensor) -> Tensor:
@@ -297,6 +298,14 @@ def train_step(run: Training, batch: Batch) -> None:
     run.step += 1
 
 
+def _stopping(stop: Stop, device: torch.device) -> bool:
+    """Whether any process was asked to stop: all leave at the same step, or some would wait."""
+    asked = stop.number is not None
+    if cF.processes() == 1:
+        return asked
+    return cF.average_over_processes(torch.tensor([float(asked)], device=device)).item() > 0
+
+
 def train_one_epoch(
     run: Training, images: ImageSet, augment: Augmentation | None, stop: Stop, save: Callable
 ) -> dict[str, float] | None:
@@ -313,7 +322,7 @@ def train_one_epoch(
     saved = time.monotonic()
     run.net.train()
     for batch in track(batches, len(shares), f"epoch {run.epoch}"):
-        if stop.number is not None:
+        if _stopping(stop, accelerator.device):
             return None
         here = (*place, run.step, rank)
         torch.manual_seed(random_for("layers", *here).initial_seed())  # dropout inside networks
@@ -355,7 +364,8 @@ def fit(
             means = train_one_epoch(run, data.train, data.augmentation, stop, save)
             if means is None:
                 save()
-                raise Interrupted(f"stopped in epoch {run.epoch} at step {run.step}", stop.number)
+                where = f"stopped in epoch {run.epoch} at step {run.step}"
+                raise Interrupted(where, stop.number or signal.SIGTERM)
             tested = evaluate(run.net, data.validation, device, draws=1, seed=config.seed)
             run.best_error = min(run.best_error, tested["error"])
             row = {"epoch": run.epoch, "lr": run.optimiser.param_groups[0]["lr"], **means}

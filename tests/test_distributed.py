@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,17 +15,22 @@ from complexnn.results import read_rows
 ROOT = Path(__file__).parent.parent
 
 
-def torchrun(processes, *words):
+def start(processes, *words):
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone",
         f"--nproc_per_node={processes}", *map(str, words),
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
+
+
+def torchrun(processes, *words):
+    process = start(processes, *words)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err[-3000:]
+    return out
 
 
 @pytest.mark.parametrize(("arch", "group"), [("lenet", "decoy"), ("resnet20", "packed")])
@@ -42,13 +48,26 @@ def test_two_processes_agree_with_one(tmp_path, arch, group):
 def test_one_writer_and_resume_with_another_number(tmp_path):
     run = tmp_path / "run"
     words = ["--epochs", "1", "--limit-train", "200", "--batch-size", "64", "--device", "cpu"]
-    done = torchrun(2, ROOT / "train.py", *words, "--output-dir", run)
-    assert done.stdout.count(f"output: {run}") == 2
+    out = torchrun(2, ROOT / "train.py", *words, "--output-dir", run)
+    assert out.count(f"output: {run}") == 2
     assert len(read_rows(run / "log.jsonl")) == 1
     assert [row["name"] for row in read_rows(run / "results.jsonl")] == ["task"]
     arguments = ["--resume", "--epochs", "2", "--output-dir", str(run)]
     assert cli.run(cli.train_main, arguments) == 0
     assert [row["epoch"] for row in read_rows(run / "log.jsonl")] == [1, 2]
+
+
+def test_a_signal_stops_all_processes_at_one_step(tmp_path):
+    run = tmp_path / "run"
+    words = ["--epochs", "5000", "--limit-train", "200", "--batch-size", "64", "--device", "cpu"]
+    process = start(2, ROOT / "train.py", *words, "--output-dir", run)
+    while not (run / "log.jsonl").exists() and process.poll() is None:
+        time.sleep(0.1)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert err.count("stopped in epoch") == 2, err[-3000:]
+    assert len({line for line in err.splitlines() if "stopped in epoch" in line}) == 1
+    assert (run / "state" / "latest.safetensors").is_file()
 
 
 def test_each_process_draws_its_own_keys():

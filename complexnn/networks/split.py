@@ -143,7 +143,7 @@ class SplitNet(nn.Module):
         """The server's work: ``(G, d, C, H, W) -> (G, d, C', *)``, without any secret."""
         if self.config.kind == "complex":
             return self.processing(released)
-        return cF.single_part(self.processing(cF.first_part(released)))
+        return cF.single_part(self.processing(cF.first_parts(released, 1)))
 
     def decode(self, hidden: Tensor, key: Key) -> Tensor:
         """Undo the rotation, drop the decoys, classify: ``-> (queries, num_classes)``."""
