@@ -8,6 +8,7 @@ import torch
 import complexnn
 from complexnn import functional as cF
 from complexnn import layers
+from complexnn.networks.registry import topology
 
 SHAPE = (4, 6, 6)  # channels and positions of the maps that the layers are given
 CASES = {  # every public layer gets one line here
@@ -50,16 +51,14 @@ def test_every_public_layer_is_under_contract():
 
 def processing(arch, variant, dim):
     """A processing module that looks trained: random scales, warmed-up statistics."""
-    net = complexnn.build(arch, variant=variant, kind="complex", dim=dim, image_size=16)
-    module, shape = net.processing.double(), feature_shape(arch)
+    side = {"vgg16": 32, "alexnet": 63}.get(arch, 16)
+    config = complexnn.NetConfig(arch, variant, dim=dim, image_size=(side, side))
+    plan = topology(config)
+    module, shape = plan.processing.double(), plan.released
     for parameter in module.parameters():
         parameter.data.add_(0.05 * torch.randn_like(parameter))
     module(torch.randn(4, dim, *shape, dtype=torch.float64))
     return module, shape
-
-
-def feature_shape(arch):
-    return {"lenet": (32, 8, 8), "lenet5": (6, 14, 14)}.get(arch, (16, 16, 16))
 
 
 def all_subjects():

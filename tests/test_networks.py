@@ -11,8 +11,10 @@ from complexnn import functional as cF
 from complexnn import layers
 from complexnn.config import NetConfig
 from complexnn.networks.modules import Critic
+from complexnn.networks.registry import topology
 
 KINDS = ("original", "additional", "noisy", "complex", "local")
+SIZES = {"vgg16": 32, "alexnet": 63}  # the smallest they take
 RESNETS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
 
 
@@ -21,7 +23,7 @@ def count(module):
 
 
 def small(arch, **settings):
-    return complexnn.build(arch, image_size=16, **settings)
+    return complexnn.build(arch, image_size=SIZES.get(arch, 16), **settings)
 
 
 @pytest.mark.parametrize(("depth", "total"), RESNETS.items())
@@ -30,6 +32,24 @@ def test_original_resnets_have_the_published_size(depth, total):
     assert count(nets["alpha"]) == count(nets["beta"]) == total
     assert count(nets["alpha"].encoder) == count(nets["beta"].encoder)
     assert count(nets["alpha"].processing) < count(nets["beta"].processing)
+
+
+@pytest.mark.parametrize(("arch", "total"), [("vgg16", 138_357_544), ("alexnet", 61_100_840)])
+def test_classic_networks_have_the_published_size(arch, total):
+    net = complexnn.build(arch, kind="original", num_classes=1000, image_size=224)
+    assert count(net) == total
+    assert topology(net.config).released == {"vgg16": (256, 56, 56), "alexnet": (384, 13, 13)}[arch]
+
+
+@pytest.mark.parametrize(("arch", "sizes"), [("vgg16", (32, 45)), ("alexnet", (63, 80))])
+@pytest.mark.parametrize("kind", KINDS)
+def test_classic_networks_know_their_shapes_at_any_size(arch, sizes, kind, rng):
+    net = complexnn.build(arch, kind=kind, image_size=sizes, num_classes=3).eval()
+    released, key = net.encode(torch.rand(2, 3, *sizes), generator=rng)
+    hidden = net.process(released)
+    assert tuple(released.shape[2:]) == topology(net.config).released
+    assert tuple(hidden.shape[2:]) == topology(net.config).answer
+    assert net.decode(hidden, key).shape == (2, 3)
 
 
 @pytest.mark.parametrize("depth", RESNETS)
@@ -66,7 +86,8 @@ def test_complex_weights_double_the_server(arch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_parameter_gets_a_gradient(arch, kind, rng):
     net = small(arch, kind=kind)
-    logits = net(torch.rand(6, 3, 16, 16), generator=rng)
+    side = SIZES.get(arch, 16)
+    logits = net(torch.rand(6, 3, side, side), generator=rng)
     assert logits.shape == (6, 10)
     logits.square().sum().backward()
     without = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()]
@@ -266,6 +287,8 @@ def test_critic_scores_maps_of_any_size(size):
         ("lenet", {"kind": "noisy", "gamma": -1.0}, "gamma must not be negative"),
         ("lenet", {"num_classes": 1}, "at least 2 classes"),
         ("lenet", {"image_size": 4}, "too small"),
+        ("vgg16", {"image_size": 31}, "needs images of 32x32"),
+        ("alexnet", {"image_size": 62}, "needs images of 63x63"),
         ("lenet", {"mean": (0.5,)}, "one number per channel"),
     ],
 )

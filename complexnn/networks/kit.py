@@ -33,7 +33,7 @@ class Kit:
     linear: Callable[..., nn.Module]  # (in, out)
     norm: Callable[[int], nn.Module]  # (channels)
     act: Callable[[], nn.Module]
-    max_pool: Callable[[int], nn.Module]  # (kernel)
+    max_pool: Callable[..., nn.Module]  # (kernel, stride=kernel)
     global_pool: Callable[[], nn.Module]
     flatten: Callable[[], nn.Module]
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from complexnn import checkpoint
 from complexnn.config import InputError, NetConfig, choose, from_dict
+from complexnn.networks.classic import alexnet, vgg16
 from complexnn.networks.kit import REAL, Gate, equivariant_kit
 from complexnn.networks.lenet import lenet, lenet5
 from complexnn.networks.modules import LocalServer, Normalise, generator
@@ -36,6 +37,8 @@ ARCHITECTURES = {
         f"resnet{depth}": Architecture(partial(resnet, depth=depth), "fixed", ("alpha", "beta"))
         for depth in (20, 32, 44, 56, 110)
     },
+    "vgg16": Architecture(vgg16, "mean"),
+    "alexnet": Architecture(alexnet, "mean"),
 }
 
 
