@@ -1,4 +1,4 @@
-"""Tables and pages from the rows of runs: ``python -m complexnn.report runs RUN RUN ...``."""
+"""Tables: ``python -m complexnn.report runs RUN RUN ...`` and ``... report networks``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from tyro.conf import Positional
 
 from complexnn import results
 from complexnn.checkpoint import replacing
 from complexnn.cli import parse, run
-from complexnn.config import InputError
+from complexnn.config import InputError, NetConfig
+from complexnn.networks.anatomy import Anatomy, dissect
+from complexnn.networks.registry import ARCHITECTURES
 
 COLUMNS = ("network", "task error", "angle error", "reconstruction RMSE", "property error")
 BESIDE = ("", "chance", "chance", "mean image", "chance; task label known")
@@ -23,11 +26,12 @@ BESIDE = ("", "chance", "chance", "mean image", "chance; task label known")
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Compare runs: one table, its numbers beside chance or floor, and the pictures."""
+    """Compare runs, or networks, in one table."""
 
-    what: Positional[Literal["runs"]]
-    """runs: task, angle, reconstruction and property errors of each run."""
-    runs: Positional[tuple[Path, ...]]
+    what: Positional[Literal["runs", "networks"]]
+    """runs: task, angle, reconstruction and property errors of each run, beside chance or floor.
+    networks: parameters, work and traffic of every architecture, variant and kind."""
+    runs: Positional[tuple[Path, ...]] = ()
     """Run folders, each with results.jsonl."""
     html: Path | None = None
     """Also write a page with table and pictures here."""
@@ -86,6 +90,41 @@ def line(folder: Path) -> list[str]:
     return cells
 
 
+def network_table() -> list[list[str]]:
+    """Every architecture, variant and kind: what device and server compute, keep and send."""
+    head = ["network", "kind", "parameters (device + server)", "MFLOPs (device + server)"]
+    table = [[*head, "server's work", "activations", "released, fp32", "bf16"]]
+    kinds = {
+        "original": {"kind": "original"},
+        "additional": {"kind": "additional"},
+        "complex, decoy d=2": {"kind": "complex"},
+        "complex, packed d=2": {"kind": "complex", "group": "packed"},
+        "local": {"kind": "local"},
+    }
+    for arch, entry in ARCHITECTURES.items():
+        for variant in entry.variants:
+            for kind, settings in kinds.items():
+                size = (entry.image_size,) * 2
+                found = dissect(NetConfig(arch, variant, image_size=size, **settings))
+                table.append([f"{arch}-{variant}", kind, *_costs(found)])
+    return table
+
+
+def _costs(found: Anatomy) -> list[str]:
+    def pair(counts: dict[str, float], unit: float, digits: int = 0) -> str:
+        server = counts["processing"]
+        return f"{(sum(counts.values()) - server) / unit:,.{digits}f} + {server / unit:,.{digits}f}"
+
+    kib = [f"{found.bytes_released(t) / 1024:,.0f} KiB" for t in (torch.float32, torch.bfloat16)]
+    return [
+        pair(found.parameters, 1),
+        pair(found.flops, 1e6, 1),
+        f"{100 * found.server_share:.0f} %",
+        f"{sum(found.activations.values()):,.0f}",
+        *kib,
+    ]
+
+
 def as_text(table: list[list[str]]) -> str:
     """A table in columns."""
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
@@ -137,6 +176,12 @@ img {{ max-width: 100% }}
 def main(argv: list[str]) -> None:
     """Print the table; write page and picture where asked."""
     config = parse(ReportConfig, argv, "python -m complexnn.report")
+    if config.what == "networks":
+        if config.runs or config.html or config.picture:
+            raise InputError("report networks takes no run folders, --html or --picture")
+        print(as_text(network_table()))
+        print("Per query, 10 classes, images as in the paper. FLOPs: 2 for a multiply-add.")
+        return
     if not config.runs:
         raise InputError("name at least one run folder")
     table = [list(COLUMNS), [f"({text})" if text else "" for text in BESIDE]]

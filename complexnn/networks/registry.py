@@ -28,6 +28,7 @@ class Architecture:
     make: Callable[..., Topology]
     gate: Gate  # the paper: c = 1 in ResNets, each channel's mean modulus in the others
     variants: tuple[str, ...] = ("alpha",)
+    image_size: int = 32  # in the paper
 
 
 ARCHITECTURES = {
@@ -37,8 +38,8 @@ ARCHITECTURES = {
         f"resnet{depth}": Architecture(partial(resnet, depth=depth), "fixed", ("alpha", "beta"))
         for depth in (20, 32, 44, 56, 110)
     },
-    "vgg16": Architecture(vgg16, "mean"),
-    "alexnet": Architecture(alexnet, "mean"),
+    "vgg16": Architecture(vgg16, "mean", image_size=224),
+    "alexnet": Architecture(alexnet, "mean", image_size=224),
 }
 
 
