@@ -4,9 +4,12 @@ from complexnn.config import InputError as InputError
 from complexnn.config import NetConfig as NetConfig
 from complexnn.equivariance import EquivarianceError as EquivarianceError
 from complexnn.equivariance import check_equivariance as check_equivariance
+from complexnn.networks.cut import split as split
 from complexnn.networks.registry import build as build
 from complexnn.networks.registry import load as load
 from complexnn.networks.registry import names as names
+from complexnn.networks.revise import RevisionError as RevisionError
+from complexnn.networks.revise import revise as revise
 from complexnn.networks.split import Key as Key
 from complexnn.networks.split import SplitNet as SplitNet
 

@@ -189,6 +189,11 @@ def mean_gate(x: Tensor) -> Tensor:
     return soft_gate(x, length.mean(dim=positions, keepdim=True), length)
 
 
+def bound(x: Tensor, limit: float) -> Tensor:
+    r"""Moduli limited to ``limit``: :math:`x \cdot b / \max(\|x\|, b)`."""
+    return x * (limit / modulus(x).clamp(min=limit)).to(x.dtype)
+
+
 # --------------------------------------------------------------------------- norms and pooling
 
 
@@ -230,19 +235,29 @@ def scale_channels(x: Tensor, scale: Tensor) -> Tensor:
     return x * scale.to(x.dtype).view(-1, *[1] * (x.dim() - 3))
 
 
-def max_pool2d(x: Tensor, kernel: int, stride: int | None = None, padding: int = 0) -> Tensor:
+def max_pool2d(
+    x: Tensor,
+    kernel: int,
+    stride: int | None = None,
+    padding: int = 0,
+    *,
+    ceil_mode: bool = False,
+) -> Tensor:
     """In each window the entry of largest modulus, all its parts from that one place."""
     length = modulus(x).squeeze(1)
-    _, place = F.max_pool2d(length, kernel, stride, padding, return_indices=True)
+    _, place = F.max_pool2d(
+        length, kernel, stride, padding, ceil_mode=ceil_mode, return_indices=True
+    )
     index = place.flatten(2).unsqueeze(1).expand(-1, x.shape[1], -1, -1)
     return x.flatten(3).gather(3, index).unflatten(3, place.shape[2:])
 
 
-def shared_dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """Dropout with one mask for all parts; the factor 1 / (1 - p) as usual."""
+def shared_dropout(x: Tensor, p: float, training: bool, *, whole_channels: bool = False) -> Tensor:
+    """Dropout with one mask for all parts, per entry or per channel; factor 1 / (1 - p)."""
     if not training or p == 0:
         return x
-    return x * F.dropout(x.new_ones(x.shape[0], 1, *x.shape[2:]), p)
+    positions = [1] * (x.dim() - 3) if whole_channels else x.shape[3:]
+    return x * F.dropout(x.new_ones(x.shape[0], 1, x.shape[2], *positions), p)
 
 
 def pad_shortcut(x: Tensor, out_channels: int, stride: int) -> Tensor:

@@ -129,6 +129,25 @@ class SoftGate(nn.Module):
         return f"c={self.c:g}"
 
 
+class Bound(nn.Module):
+    r"""Limit the modulus, the counterpart of ReLU6's upper end: :math:`x \min(1, b / \|x\|)`.
+
+    Shape: ``(B, d, C, *) -> (B, d, C, *)``.
+    """
+
+    def __init__(self, bound: float) -> None:
+        super().__init__()
+        if bound <= 0:
+            raise ValueError(f"bound must be positive, got {bound}")
+        self.bound = bound
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cF.bound(x, self.bound)
+
+    def extra_repr(self) -> str:
+        return f"{self.bound:g}"
+
+
 class MeanGate(nn.Module):
     r"""The gate with :math:`c_k = E_{ij}\|x_{ijk}\|`: each channel's mean modulus, per sample.
 
@@ -192,13 +211,22 @@ class MaxPool2d(nn.Module):
     Shape: ``(B, d, C, H, W) -> (B, d, C, H', W')``.
     """
 
-    def __init__(self, kernel_size: int, stride: int | None = None, padding: int = 0) -> None:
+    def __init__(
+        self,
+        kernel_size: int,
+        stride: int | None = None,
+        padding: int = 0,
+        *,
+        ceil_mode: bool = False,
+    ) -> None:
         super().__init__()
-        self.kernel_size, self.padding = kernel_size, padding
+        self.kernel_size, self.padding, self.ceil_mode = kernel_size, padding, ceil_mode
         self.stride = kernel_size if stride is None else stride
 
     def forward(self, x: Tensor) -> Tensor:
-        return cF.max_pool2d(x, self.kernel_size, self.stride, self.padding)
+        return cF.max_pool2d(
+            x, self.kernel_size, self.stride, self.padding, ceil_mode=self.ceil_mode
+        )
 
     def extra_repr(self) -> str:
         return f"{self.kernel_size}, stride={self.stride}, padding={self.padding}"
@@ -219,19 +247,19 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
 
 
 class Dropout(nn.Module):
-    """Dropout that keeps or drops an entry with all its parts.
+    """Dropout that keeps or drops an entry, or a whole channel, with all its parts.
 
     Shape: ``(B, d, C, *) -> (B, d, C, *)``.
     """
 
-    def __init__(self, p: float = 0.5) -> None:
+    def __init__(self, p: float = 0.5, *, whole_channels: bool = False) -> None:
         super().__init__()
         if not 0 <= p < 1:
             raise ValueError(f"p must be in [0, 1), got {p}")
-        self.p = p
+        self.p, self.whole_channels = p, whole_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        return cF.shared_dropout(x, self.p, self.training)
+        return cF.shared_dropout(x, self.p, self.training, whole_channels=self.whole_channels)
 
     def extra_repr(self) -> str:
         return f"p={self.p:g}"

@@ -6,4 +6,5 @@ install requirements-dev.txt
 
 .venv/bin/python -m ruff check .
 .venv/bin/python -m ruff format --check .
-.venv/bin/python -m pytest "$@"
+# One thread for each of the test processes: more would fight over the cores.
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto "$@"

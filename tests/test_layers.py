@@ -18,15 +18,17 @@ CASES = {  # every public layer gets one line here
     "linear": lambda: torch.nn.Sequential(layers.Flatten(), layers.Linear(144, 5)),
     "complex-linear": lambda: torch.nn.Sequential(layers.Flatten(), layers.ComplexLinear(144, 5)),
     "soft-gate": lambda: layers.SoftGate(1.2),
+    "bound": lambda: layers.Bound(0.8),
     "mean-gate": layers.MeanGate,
     "mean-gate-flat": lambda: torch.nn.Sequential(layers.Flatten(), layers.MeanGate()),
     "norm": lambda: layers.BatchNorm(4),
     "norm-flat": lambda: torch.nn.Sequential(layers.Flatten(), layers.BatchNorm(144)),
     "max-pool": lambda: layers.MaxPool2d(2),
-    "max-pool-overlapping": lambda: layers.MaxPool2d(3, stride=2, padding=1),
+    "max-pool-overlapping": lambda: layers.MaxPool2d(3, stride=2, padding=1, ceil_mode=True),
     "avg-pool": lambda: layers.AvgPool2d(2),
     "adaptive-pool": lambda: layers.AdaptiveAvgPool2d(1),
     "dropout": lambda: layers.Dropout(0.4),
+    "channel-dropout": lambda: layers.Dropout(0.4, whole_channels=True),
     "flatten": layers.Flatten,
 }
 NETWORKS = [
