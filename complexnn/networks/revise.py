@@ -278,11 +278,10 @@ def _revise_call(
         kernel = given[0] if given else node.kwargs["kernel_size"]
         stride = given[1] if len(given) > 1 else options.pop("stride", None)
         return module(layers.MaxPool2d(kernel, stride, **options))
-    if name in ("avg_pool2d", "adaptive_avg_pool2d", "interpolate", "pad", "pixel_shuffle"):
-        if name == "pad" and node.kwargs.get("value", 0):
+    if name in _PER_PART_CALLS:
+        if name == "pad" and (node.kwargs.get("value", 0) or (len(node.args) > 3 and node.args[3])):
             raise refuse("pads with a constant that is not 0", "pad with 0")
-        function = getattr(F, name)
-        return graph.call_function(_per_part_call, (function, *args), kwargs), True
+        return graph.call_function(_PER_PART_CALLS[name], args, kwargs), True
     if name in ("contiguous", "clone", "detach"):
         return graph.node_copy(node, values.__getitem__), True
     raise refuse(
@@ -291,8 +290,18 @@ def _revise_call(
     )
 
 
-def _per_part_call(function: Callable, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return cF.per_part(lambda part: function(part, *args, **kwargs), x)
+def _per_part_call(function: Callable) -> Callable:
+    def call(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return cF.per_part(lambda part: function(part, *args, **kwargs), x)
+
+    call.__name__ = call.__qualname__ = f"{function.__name__}_of_every_part"
+    return call
+
+
+_PER_PART_CALLS = {
+    name: _per_part_call(getattr(F, name))
+    for name in ("avg_pool2d", "adaptive_avg_pool2d", "interpolate", "pad", "pixel_shuffle")
+}
 
 
 def _where(node: fx.Node) -> str:
