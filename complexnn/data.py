@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from complexnn.config import DataConfig, InputError, choose
+from complexnn.cub200 import read_cub200
 from complexnn.folder import FolderSource, read_folder
 
 SPLIT_SEED = 0  # validation images, subsets and digits' test images are the same in every run
@@ -232,7 +233,17 @@ def _fashion_mnist(config: DataConfig) -> Raw:
 def _cifar10(config: DataConfig) -> Raw:
     from torchvision.datasets import CIFAR10
 
-    sets = _download(CIFAR10, config.data_dir)
+    return _cifar(CIFAR10, config.data_dir)
+
+
+def _cifar100(config: DataConfig) -> Raw:
+    from torchvision.datasets import CIFAR100
+
+    return _cifar(CIFAR100, config.data_dir)
+
+
+def _cifar(cls: type, root: Path) -> Raw:
+    sets = _download(cls, root)
     (train, train_classes), (test, test_classes) = (
         (torch.from_numpy(s.data).movedim(-1, 1).contiguous(), torch.tensor(s.targets))
         for s in sets
@@ -256,8 +267,39 @@ def _folder(config: DataConfig) -> Raw:
     return Raw(*read_folder(config.data_dir, channels=config.channels, resize=config.resize))
 
 
+def _cub200(config: DataConfig) -> Raw:
+    resize = config.resize or 224  # the paper's VGG-16
+    return Raw(*read_cub200(config.data_dir, channels=config.channels, resize=resize))
+
+
+# The superclasses of CIFAR-100 (Krizhevsky 2009), by torchvision's names.
+_SUPERCLASSES = {
+    "aquatic mammals": "beaver dolphin otter seal whale",
+    "fish": "aquarium_fish flatfish ray shark trout",
+    "flowers": "orchid poppy rose sunflower tulip",
+    "food containers": "bottle bowl can cup plate",
+    "fruit and vegetables": "apple mushroom orange pear sweet_pepper",
+    "household electrical devices": "clock keyboard lamp telephone television",
+    "household furniture": "bed chair couch table wardrobe",
+    "insects": "bee beetle butterfly caterpillar cockroach",
+    "large carnivores": "bear leopard lion tiger wolf",
+    "large man-made outdoor things": "bridge castle house road skyscraper",
+    "large natural outdoor scenes": "cloud forest mountain plain sea",
+    "large omnivores and herbivores": "camel cattle chimpanzee elephant kangaroo",
+    "medium-sized mammals": "fox porcupine possum raccoon skunk",
+    "non-insect invertebrates": "crab lobster snail spider worm",
+    "people": "baby boy girl man woman",
+    "reptiles": "crocodile dinosaur lizard snake turtle",
+    "small mammals": "hamster mouse rabbit shrew squirrel",
+    "trees": "maple_tree oak_tree palm_tree pine_tree willow_tree",
+    "vehicles 1": "bicycle bus motorcycle pickup_truck train",
+    "vehicles 2": "lawn_mower rocket streetcar tank tractor",
+}
+
+
 _STILL = Augmentation(flip=False, padding=1)
 _PHOTO = Augmentation(flip=True, padding=4)
+_LARGE_PHOTO = Augmentation(flip=True, padding=16)
 _ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
 _VEHICLES = ("airplane", "automobile", "ship", "truck")
 
@@ -281,6 +323,11 @@ DATASETS = {
         _cifar10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), _PHOTO,
         {"kinds": dict.fromkeys(_ANIMALS, "animal") | dict.fromkeys(_VEHICLES, "vehicle")},
     ),
+    "cifar100": Spec(
+        _cifar100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), _PHOTO,
+        {"superclasses": {c: name for name, row in _SUPERCLASSES.items() for c in row.split()}},
+    ),
+    "cub200": Spec(_cub200, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), _LARGE_PHOTO),
     "folder": Spec(_folder, None, None, _PHOTO),
 }  # fmt: skip
 
@@ -294,8 +341,8 @@ def load(config: DataConfig, *, workers: int = 0) -> Dataset:
         InputError: an unknown name, missing or broken files, a grouping that does not fit.
     """
     spec = DATASETS[choose("data set", config.dataset, DATASETS)]
-    if config.resize is not None and config.dataset != "folder":
-        raise InputError(f"resize applies to the data set folder only, not to {config.dataset}")
+    if config.resize is not None and config.dataset not in ("folder", "cub200"):
+        raise InputError(f"resize applies to folder and cub200 only, not to {config.dataset}")
     raw = spec.read(config)
     label_of, labels = _grouping(config, spec, raw.classes)
 

@@ -166,7 +166,10 @@ def test_help_names_every_flag(command, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dataset", "imagenet"], "known: digits, fashion-mnist, cifar10, folder"),
+        (
+            ["--dataset", "imagenet"],
+            "known: digits, fashion-mnist, cifar10, cifar100, cub200, folder",
+        ),
         (["--arch", "vgg99"], "known: lenet, lenet5, resnet20"),
         (["--colour", "red"], "--colour, red; known: --arch --variant --kind"),
         (["--epochs", "many"], "--epochs"),

@@ -303,14 +303,16 @@ def test_test_images_are_not_in_the_folders_order(tmp_path):
 
 
 def test_unknown_data_set_lists_the_known_ones():
-    with pytest.raises(InputError, match="known: digits, fashion-mnist, cifar10, folder"):
+    with pytest.raises(
+        InputError, match="known: digits, fashion-mnist, cifar10, cifar100, cub200, folder"
+    ):
         data.load(DataConfig(dataset="imagenet"))
 
 
 # ----------------------------------------------------------------------------- downloads
 
 
-@pytest.mark.parametrize("name", ["cifar10", "fashion-mnist"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion-mnist"])
 def test_no_network_is_one_clear_line(tmp_path, monkeypatch, name):
     from urllib.error import URLError
 
@@ -325,35 +327,125 @@ def test_no_network_is_one_clear_line(tmp_path, monkeypatch, name):
         data.load(DataConfig(dataset=name, data_dir=tmp_path))
 
 
-def test_cifar10_in_the_official_layout(tmp_path, monkeypatch):
-    """Tiny files in the layout of cifar-10-batches-py, with the checksums they then have."""
+def official_cifar(monkeypatch, root, cls, names, keys):
+    """Tiny files in the official layout, with the checksums that they then have."""
     import hashlib
     import pickle
 
-    from torchvision.datasets import CIFAR10
-
-    folder = tmp_path / CIFAR10.base_folder
-    folder.mkdir()
+    folder = root / cls.base_folder
+    folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    names = ["airplane", "automobile", "bird", "cat", "deer",
-             "dog", "frog", "horse", "ship", "truck"]  # fmt: skip
+    label_key, meta_key = keys
 
     def write(name, content):
         (folder / name).write_bytes(pickle.dumps(content))
         return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
 
     def batch():
-        pixels = rng.integers(0, 256, (10, 3072), dtype=np.uint8)
-        return {"data": pixels, "labels": list(range(10))}
+        pixels = rng.integers(0, 256, (len(names), 3072), dtype=np.uint8)
+        return {"data": pixels, label_key: list(range(len(names)))}
 
-    lists = [write(name, batch()) for name, _ in CIFAR10.train_list]
-    meta = write("batches.meta", {"label_names": names})
-    monkeypatch.setattr(CIFAR10, "train_list", lists)
-    monkeypatch.setattr(CIFAR10, "test_list", [write("test_batch", batch())])
-    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": meta[1]})
+    lists = [write(name, batch()) for name, _ in cls.train_list]
+    meta = write(cls.meta["filename"], {meta_key: list(names)})
+    monkeypatch.setattr(cls, "train_list", lists)
+    monkeypatch.setattr(cls, "test_list", [write(n, batch()) for n, _ in cls.test_list])
+    monkeypatch.setattr(cls, "meta", {**cls.meta, "md5": meta[1]})
+    return folder
 
+
+def test_cifar10_in_the_official_layout(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    names = (*data._ANIMALS, *data._VEHICLES)
+    official_cifar(monkeypatch, tmp_path, CIFAR10, names, ("labels", "label_names"))
     whole = data.load(DataConfig(dataset="cifar10", data_dir=tmp_path, groups="kinds"))
     assert len(whole.train) + len(whole.validation) == 50
     assert whole.shape == (3, 32, 32)
-    assert whole.classes == tuple(names)
+    assert whole.classes == names
     assert whole.labels == ("animal", "vehicle")
+
+
+def test_cifar100_with_its_superclasses(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR100
+
+    names = sorted(c for row in data._SUPERCLASSES.values() for c in row.split())
+    assert len(set(names)) == 100
+    keys = ("fine_labels", "fine_label_names")
+    folder = official_cifar(monkeypatch, tmp_path, CIFAR100, names, keys)
+    whole = data.load(DataConfig(dataset="cifar100", data_dir=tmp_path, groups="superclasses"))
+    assert len(whole.labels) == 20
+    assert whole.train.label_of.bincount().tolist() == [5] * 20
+    assert whole.hidden
+    (folder / "train").write_bytes(b"cut off")
+    with pytest.raises(InputError, match="delete any incomplete one"):
+        data.load(DataConfig(dataset="cifar100", data_dir=tmp_path))
+
+
+# ------------------------------------------------------------------------------ CUB-200-2011
+
+
+def official_cub(root, how=None):
+    """Three classes of four images in the layout of CUB_200_2011.tgz."""
+    folder = root / "CUB_200_2011"
+    classes = ["001.Black_footed_Albatross", "002.Laysan_Albatross", "003.Sooty_Albatross"]
+    images = [(c, f"{name}/bird_{i}.jpg") for c, name in enumerate(classes, 1) for i in range(4)]
+    for number, (_, path) in enumerate(images):
+        mode = "L" if number == 5 else "RGB"  # the real set has a few grey images
+        save(folder / "images" / path, mode, size=(30 + number, 24), seed=number)
+
+    def write(name, rows):
+        (folder / name).write_text("".join(f"{i} {row}\n" for i, row in enumerate(rows, 1)))
+
+    write("images.txt", [path for _, path in images])
+    write("image_class_labels.txt", [c for c, _ in images])
+    write("train_test_split.txt", [int(i % 4 != 3) for i in range(12)])
+    write("classes.txt", classes)
+    if how == "list missing":
+        (folder / "train_test_split.txt").unlink()
+    elif how == "image missing":
+        (folder / "images" / images[0][1]).unlink()
+    elif how == "list cut off":
+        write("image_class_labels.txt", [c for c, _ in images[:7]])
+    elif how == "strange line":
+        (folder / "images.txt").write_text("one bird.jpg\n")
+    elif how == "strange class":
+        write("image_class_labels.txt", [9] * 12)
+    elif how == "no test":
+        write("train_test_split.txt", [1] * 12)
+    elif how == "broken image":
+        (folder / "images" / images[0][1]).write_text("<html>")
+    return DataConfig(dataset="cub200", data_dir=root, resize=16)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_cub200_in_the_official_layout(tmp_path, inside):
+    config = official_cub(tmp_path)
+    if inside:
+        config = DataConfig(dataset="cub200", data_dir=tmp_path / "CUB_200_2011", resize=16)
+    whole = data.load(config)
+    assert whole.shape == (3, 16, 16)
+    assert len(whole.train) + len(whole.validation) == 9
+    assert sorted(whole.test.classes.tolist()) == [0, 1, 2]
+    assert whole.classes == ("Black_footed_Albatross", "Laysan_Albatross", "Sooty_Albatross")
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("list missing", "missing train_test_split.txt.*unpack the official"),
+        ("image missing", r"1 images are missing, first .*bird_0\.jpg"),
+        ("list cut off", "image_class_labels.txt and images.txt differ, first in image 10"),
+        ("strange line", "images.txt, line 1: expected a number and a value"),
+        ("strange class", "classes that classes.txt lacks: 9"),
+        ("no test", "has no test image"),
+        ("broken image", r"bird_0\.jpg cannot be read"),
+    ],
+)
+def test_a_broken_cub200_is_named(tmp_path, how, message):
+    with pytest.raises(InputError, match=message):
+        data.load(official_cub(tmp_path, how))
+
+
+def test_no_cub200_says_where_to_put_it(tmp_path):
+    with pytest.raises(InputError, match=r"no CUB-200-2011 in .*give --data-dir"):
+        data.load(DataConfig(dataset="cub200", data_dir=tmp_path))

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROWS = [
     ["functional", "metrics", "config", "progress"],
-    ["layers", "equivariance", "data", "folder", "checkpoint", "results"],
+    ["layers", "equivariance", "data", "folder", "cub200", "checkpoint", "results"],
     ["networks"],
     ["training", "attacks"],
     ["cli", "bench", "report", "checkpoints"],
