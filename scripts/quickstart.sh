@@ -11,9 +11,9 @@ for kind in original additional complex; do
     "$python" train.py --groups parity --kind "$kind" --output-dir "$runs/$kind" --overwrite
 done
 for kind in original additional; do
-    "$python" attack.py all --victim "$runs/$kind" --steps 400
+    "$python" attack.py all --victim "$runs/$kind" --steps 300
 done
-"$python" attack.py all --victim "$runs/complex" --control "$runs/additional" --steps 400
+"$python" attack.py all --victim "$runs/complex" --control "$runs/additional" --steps 300
 
 "$python" -m complexnn.report runs "$runs"/{original,additional,complex} \
     --html "$runs/report.html" --picture assets/quickstart.png
