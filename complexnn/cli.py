@@ -76,6 +76,8 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
         print(end, file=sys.stderr)
         return 128 + end.number
     finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # or its threads abort the interpreter's end
         log.removeHandler(handler)
         if in_main:
             signal.signal(signal.SIGTERM, before)

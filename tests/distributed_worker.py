@@ -54,6 +54,7 @@ def main(path, arch, group):
     if accelerator.is_main_process:
         with open(path, "w") as file:
             json.dump(losses, file)
+    accelerator.end_training()
 
 
 if __name__ == "__main__":
