@@ -78,7 +78,7 @@ def true_and_wrong(
     groups, dim = parts.shape[:2]
     count = queries * wrong_keys
     directions = cF.draw_directions(groups * count, dim, generator).view(groups, count, dim)
-    wrong = cF.rotate(parts, directions.to(parts.device))
+    wrong = cF.rotate(parts, directions.to(parts))
     return cF.first_parts(parts, queries), wrong.flatten(0, 1)
 
 
@@ -333,7 +333,10 @@ def train_one_epoch(
         if time.monotonic() - saved > SAVE_SECONDS:
             save()
             saved = time.monotonic()
-    loss, wrong, seen, gap = accelerator.reduce(run.totals.to(accelerator.device)).tolist()
+    totals = run.totals  # stays on the CPU where it can: not every device has float64
+    if processes > 1:
+        totals = accelerator.reduce(totals.to(accelerator.device))
+    loss, wrong, seen, gap = totals.tolist()
     row = {"train_loss": loss / seen, "train_error": wrong / seen}
     if run.adversary is not None:
         row["critic_gap"] = gap / processes / len(range(0, run.steps, config.critic_every))
