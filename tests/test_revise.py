@@ -67,6 +67,9 @@ class Calls(nn.Module):
         y = torch.cat([y, torch.relu(x)], dim=1)
         y = F.max_pool2d(F.relu6(y), 2, stride=2)
         y = F.interpolate(y, scale_factor=2, mode="bilinear")
+        y = y + F.interpolate(F.avg_pool2d(y, 2), size=x.shape[2:])
+        y = y + F.interpolate(F.avg_pool2d(y, 2), size=(x.size(2), x.size(-1)))
+        y = y + F.interpolate(F.avg_pool2d(y, 2), size=x.shape[-2:])
         y = F.dropout(F.pad(y, (1, 1, 0, 0)), 0.2, self.training)
         y = y.mean([2, 3], keepdim=True) + F.adaptive_avg_pool2d(y, 1)
         return self.head(y.view(y.size(0), -1))
@@ -183,7 +186,12 @@ def function(body):
         (lambda: function(lambda x: x.sigmoid()), r"\(sigmoid\): no equivariant form"),
         (lambda: function(lambda x: torch.cat([x, x])), "concatenates along the batch"),
         (lambda: function(lambda x: x.mean(1)), "averages over channels or samples"),
+        (lambda: function(lambda x: x.mean([-4])), "averages over channels or samples"),
+        (lambda: function(lambda x: torch.cat([x, x], -2)), "may concatenate along the batch"),
         (lambda: function(lambda x: x.view(-1, 4)), "may mix parts"),
+        (lambda: function(lambda x: x.view(4, -1)), "may mix parts"),
+        (lambda: function(lambda x: x.view(x.dim(), -1)), "asks for the number of axes"),
+        (lambda: function(lambda x: F.interpolate(x, x.shape[:2])), "more of a shape"),
         (lambda: function(lambda x: x if x.sum() > 0 else -x), "torch.fx cannot trace"),
     ],
 )

@@ -227,7 +227,13 @@ def _revise_call(
         modules[node.name] = layer
         return graph.call_module(node.name, (args[0],)), True
 
-    if not inputs or name in ("size", "dim") or node.target is getattr:
+    if name == "getitem" and _is_shape(node.args[0], features):
+        return graph.call_function(operator.getitem, (args[0], _behind_parts(node, refuse))), False
+    if name == "size" and inputs and len(node.args) > 1:
+        return graph.call_method("size", (args[0], _behind_parts(node, refuse))), False
+    if name in ("dim", "ndimension") and inputs:
+        raise refuse("asks for the number of axes, of which there is one more", "leave it out")
+    if not inputs or name == "size" or node.target is getattr:
         return graph.node_copy(node, values.__getitem__), False
     if name in ("add", "iadd", "sub", "isub", "add_", "sub_"):
         if len(inputs) < 2 and not all(n in features for n in node.all_input_nodes):
@@ -249,6 +255,8 @@ def _revise_call(
         axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
         if axis == 0:
             raise refuse("concatenates along the batch", "use dim=1")
+        if axis not in (-3, -1) and axis < 0:
+            raise refuse("may concatenate along the batch", "count the axis from the front")
         return graph.call_function(torch.cat, (args[0], axis + 1 if axis > 0 else axis)), True
     if name == "flatten":
         given = [*node.args[1:], *node.kwargs.values()]
@@ -256,7 +264,8 @@ def _revise_call(
             raise refuse("flattens other axes than channels and positions", "use flatten(x, 1)")
         return graph.call_function(torch.flatten, (args[0], 2)), True
     if name in ("view", "reshape"):
-        if len(node.args) != 3 or node.args[2] != -1:
+        own_batch = len(node.args) == 3 and isinstance(node.args[1], fx.Node)
+        if not own_batch or node.args[2] != -1:
             raise refuse("changes the shape in a way that may mix parts", "use flatten(x, 1)")
         return graph.call_function(torch.flatten, (args[0], 2)), True
     if name in ("relu", "relu_", "relu6"):
@@ -264,7 +273,7 @@ def _revise_call(
     if name == "mean":
         axes = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
         axes = axes if isinstance(axes, (list, tuple)) else [axes]
-        if not all(isinstance(a, int) and (a >= 2 or a < -1 or a == -1) for a in axes):
+        if not all(isinstance(a, int) and (a >= 2 or a in (-1, -2)) for a in axes):
             raise refuse("averages over channels or samples", "average over positions")
         moved = [a + 1 if a > 0 else a for a in axes]
         keep = node.kwargs.get("keepdim", node.args[2] if len(node.args) > 2 else False)
@@ -288,6 +297,28 @@ def _revise_call(
         "no equivariant form is known",
         "build it from sums, concatenations, ReLU, pools and linear layers",
     )
+
+
+def _is_shape(node: Any, features: set[fx.Node]) -> bool:
+    """Whether a node is the shape of a feature: ``x.shape`` or ``x.size()``."""
+    if not isinstance(node, fx.Node) or node.args[:1] == () or node.args[0] not in features:
+        return False
+    attribute = node.target is getattr and node.args[1] == "shape"
+    return attribute or (node.target == "size" and len(node.args) == 1)
+
+
+def _behind_parts(node: fx.Node, refuse: Callable) -> int | slice:
+    """The index of ``node`` into a shape, moved by the axis of parts that stands before it."""
+
+    def moved(index: int | None) -> int | None:
+        return index + 1 if index is not None and index > 0 else index
+
+    index = node.args[1]
+    if isinstance(index, int):
+        return moved(index)
+    if isinstance(index, slice) and (index.start in (-2, -1) or (index.start or 0) > 0):
+        return slice(moved(index.start), moved(index.stop), index.step)
+    raise refuse("takes more of a shape than sizes behind the batch", "use x.shape[2:]")
 
 
 def _per_part_call(function: Callable) -> Callable:
