@@ -33,6 +33,7 @@ from complexnn.config import (
     from_dict,
     to_dict,
 )
+from complexnn.images import Dataset
 from complexnn.networks.registry import build, load
 from complexnn.networks.split import SplitNet
 
@@ -219,7 +220,7 @@ def train_main(argv: list[str]) -> None:
         print(f"output: {folder}", flush=True)
 
 
-def _finish(run: training.Training, dataset: data.Dataset, folder: Path, started: float) -> None:
+def _finish(run: training.Training, dataset: Dataset, folder: Path, started: float) -> None:
     """Save the weights, read the test set, write its row; once for each final state."""
     config, weights = run.config, folder / "model.safetensors"
     checkpoint.save(weights, run.net, to_dict(config.net))
@@ -303,9 +304,7 @@ def attack_main(argv: list[str]) -> None:
     print(f"output: {folder}", flush=True)
 
 
-def open_run(
-    folder: Path, data_dir: Path | None, device: torch.device
-) -> tuple[SplitNet, data.Dataset]:
+def open_run(folder: Path, data_dir: Path | None, device: torch.device) -> tuple[SplitNet, Dataset]:
     """A trained network, ready on ``device``, with its data set."""
     config = results.read_config(folder)
     if not (folder / "model.safetensors").is_file():
@@ -320,7 +319,7 @@ def open_run(
     return net, data.load(data_config)
 
 
-def for_dataset(net: NetConfig, dataset: data.Dataset) -> NetConfig:
+def for_dataset(net: NetConfig, dataset: Dataset) -> NetConfig:
     """Fill in what a network must know about its images."""
     channels, *size = dataset.shape
     return dataclasses.replace(
@@ -329,7 +328,7 @@ def for_dataset(net: NetConfig, dataset: data.Dataset) -> NetConfig:
     )  # fmt: skip
 
 
-def describe(net: SplitNet, dataset: data.Dataset) -> str:
+def describe(net: SplitNet, dataset: Dataset) -> str:
     """One line about a run: network, data, sizes."""
     config = net.config
     parameters = sum(p.numel() for p in net.parameters())
@@ -338,7 +337,7 @@ def describe(net: SplitNet, dataset: data.Dataset) -> str:
         f"{config.arch} {config.variant} {config.kind}{parts}, {parameters:,} parameters; "
         f"{dataset.name}: {len(dataset.train)} training, {len(dataset.validation)} validation, "
         f"{len(dataset.test)} test images of {'x'.join(map(str, dataset.shape))}, "
-        f"{len(dataset.labels)} labels"
+        f"{len(dataset.labels)} {'labels' if dataset.test.labels.dim() == 1 else 'attributes'}"
     )
 
 

@@ -128,14 +128,15 @@ class DataConfig:
     """Data set; an unknown name lists the known ones."""
     data_dir: Path = Path("data")
     """Where downloads go; the folder with train/<class>/* and test/<class>/* (folder); where
-    CUB_200_2011 lies (cub200)."""
+    CUB_200_2011 (cub200) or celeba lies."""
     groups: str | None = None
     """What the victim learns instead of the classes: a built-in grouping, or a JSON file that
     maps each class to its group. The classes are then the hidden property."""
     channels: Literal[1, 3] | None = None
     """Grey (1) or colour (3) images; None: as the data set is."""
     resize: int | None = None
-    """Scale the shorter side to this many pixels and crop the centre square (folder, cub200)."""
+    """Scale the shorter side to this many pixels and crop the centre square (folder, celeba,
+    cub200)."""
     limit_train: int | None = None
     """Use only this many training images, drawn with a fixed seed."""
 

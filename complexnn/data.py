@@ -1,163 +1,29 @@
-"""Data sets as pixels on the compute device: specs, splits and whole-batch augmentation."""
+"""Data sets by name: how each is read, grouped and split."""
 
 from __future__ import annotations
 
 import dataclasses
 import gzip
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from complexnn.celeba import HIDDEN_ATTRIBUTES, read_celeba
 from complexnn.config import DataConfig, InputError, choose
 from complexnn.cub200 import read_cub200
 from complexnn.folder import FolderSource, read_folder
+from complexnn.images import Augmentation, Dataset, ImageSet
 
 SPLIT_SEED = 0  # validation images, subsets and digits' test images are the same in every run
 VALIDATION_SHARE = 0.1
 MEMORY_LIMIT = 2 << 30  # bytes of pixels per split; larger sets are decoded on the fly
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images in [0, 1] with the label that the victim learns and the class that is hidden."""
-
-    images: Tensor  # (B, C, H, W) float32
-    labels: Tensor  # (B,) int64
-    classes: Tensor  # (B,) int64; the labels themselves where nothing is hidden
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random flip and padded crop, drawn per image for a whole batch at once."""
-
-    flip: bool
-    padding: int
-
-    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        count, _, height, width = images.shape
-        device = images.device
-        if self.flip:
-            flipped = torch.rand(count, generator=generator) < 0.5
-            images = torch.where(flipped.to(device).view(-1, 1, 1, 1), images.flip(-1), images)
-        if self.padding:
-            padded = F.pad(images, [self.padding] * 4)
-            top, left = torch.randint(0, 2 * self.padding + 1, (2, count, 1), generator=generator)
-            rows = (top + torch.arange(height)).to(device)
-            columns = (left + torch.arange(width)).to(device)
-            sample = torch.arange(count, device=device).view(-1, 1, 1)
-            # Indexing by sample, row and column moves the channels last; move them back.
-            images = padded[sample, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
-        return images
-
-
-class ImageSet:
-    """Images with labels, in memory or decoded on the fly by a DataLoader."""
-
-    def __init__(
-        self,
-        pixels: Tensor | FolderSource,
-        classes: Tensor,
-        label_of: Tensor | None,
-        *,
-        workers: int = 0,
-    ) -> None:
-        self.pixels, self.classes, self.label_of, self.workers = pixels, classes, label_of, workers
-
-    def __len__(self) -> int:
-        return len(self.classes)
-
-    @property
-    def labels(self) -> Tensor:
-        """What the victim learns: the class, or the group that it belongs to."""
-        return self.classes if self.label_of is None else self.label_of[self.classes]
-
-    def subset(self, index: Tensor) -> ImageSet:
-        """The images at ``index``, in that order."""
-        pixels = self.pixels
-        chosen = pixels[index] if isinstance(pixels, Tensor) else pixels.subset(index)
-        return ImageSet(chosen, self.classes[index], self.label_of, workers=self.workers)
-
-    def to(self, device: torch.device) -> ImageSet:
-        """Move pixels in memory to ``device``; images on disk stay there."""
-        pixels = self.pixels.to(device) if isinstance(self.pixels, Tensor) else self.pixels
-        return ImageSet(pixels, self.classes, self.label_of, workers=self.workers)
-
-    def batches(self, size: int, device: torch.device) -> Iterator[Batch]:
-        """Every image once, in order, in batches of about equal size: none is much smaller than
-        the others, because a batch of one has no counterpart."""
-        return self.fetch(torch.arange(len(self)).tensor_split(-(-len(self) // size)), device)
-
-    def shuffled(self, size: int, generator: Generator) -> tuple[Tensor, ...]:
-        """Indices of one shuffled pass in full batches; what is over is left out, unless it is
-        the only batch."""
-        count = len(self)
-        order = torch.randperm(count, generator=generator)
-        return order[: max(size, count - count % size)].split(size)
-
-    def fetch(self, chunks: Sequence[Tensor], device: torch.device) -> Iterator[Batch]:
-        """The batches with these indices."""
-        labels = self.labels
-        for index, pixels in self._chunks(chunks):
-            images = pixels.to(device, non_blocking=True).float().div_(255)
-            yield Batch(images, labels[index].to(device), self.classes[index].to(device))
-
-    def steps(self, size: int) -> int:
-        """Batches in a shuffled pass."""
-        return max(1, len(self) // size)
-
-    def _chunks(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        if isinstance(self.pixels, Tensor):
-            for index in chunks:
-                yield index, self.pixels[index.to(self.pixels.device)]
-            return
-        loader = torch.utils.data.DataLoader(
-            self.pixels,
-            batch_sampler=[index.tolist() for index in chunks],
-            num_workers=self.workers,
-        )
-        try:
-            yield from zip(chunks, loader, strict=True)
-        except InputError as error:  # a worker wraps its traceback around the message
-            raise InputError(
-                str(error).strip().splitlines()[-1].split("InputError: ")[-1]
-            ) from None
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Three disjoint sets of images and what is known about them."""
-
-    name: str
-    train: ImageSet
-    validation: ImageSet
-    test: ImageSet
-    labels: tuple[str, ...]  # names of what the victim learns
-    classes: tuple[str, ...]  # names of the hidden classes
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    augmentation: Augmentation
-
-    @property
-    def hidden(self) -> bool:
-        """Whether the victim learns less than the classes, so that there is something to infer."""
-        return self.labels != self.classes
-
-    def to(self, device: torch.device) -> Dataset:
-        """The same with all pixels that are in memory on ``device``."""
-        parts = {p: getattr(self, p).to(device) for p in ("train", "validation", "test")}
-        return dataclasses.replace(self, **parts)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return tuple(self.test.pixels.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -169,6 +35,9 @@ class Raw:
     test: Tensor | FolderSource
     test_classes: Tensor
     classes: tuple[str, ...]
+    validation: Tensor | FolderSource | None = None  # None: carved from the training images
+    validation_classes: Tensor | None = None
+    hidden: tuple[int, ...] = ()  # where classes are attributes: those that the victim never learns
 
 
 @dataclass(frozen=True)
@@ -267,6 +136,13 @@ def _folder(config: DataConfig) -> Raw:
     return Raw(*read_folder(config.data_dir, channels=config.channels, resize=config.resize))
 
 
+def _celeba(config: DataConfig) -> Raw:
+    resize = config.resize or 224  # the paper's AlexNet
+    found = read_celeba(config.data_dir, channels=config.channels, resize=resize)
+    (train, validation, test), names = found
+    return Raw(*train, *test, names, *validation, hidden=HIDDEN_ATTRIBUTES)
+
+
 def _cub200(config: DataConfig) -> Raw:
     resize = config.resize or 224  # the paper's VGG-16
     return Raw(*read_cub200(config.data_dir, channels=config.channels, resize=resize))
@@ -327,37 +203,38 @@ DATASETS = {
         _cifar100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), _PHOTO,
         {"superclasses": {c: name for name, row in _SUPERCLASSES.items() for c in row.split()}},
     ),
+    "celeba": Spec(_celeba, None, None, Augmentation(flip=True, padding=8)),
     "cub200": Spec(_cub200, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), _LARGE_PHOTO),
     "folder": Spec(_folder, None, None, _PHOTO),
 }  # fmt: skip
 
 
+_RESIZED = ("folder", "celeba", "cub200")  # images of any size, brought to one on request
+
+
 def load(config: DataConfig, *, workers: int = 0) -> Dataset:
     """Read, group, limit and split a data set.
 
-    Validation images are a tenth of the training images, drawn with a fixed seed.
+    Validation images are a tenth of the training images, drawn with a fixed seed, where the data
+    set has none of its own.
 
     Raises:
         InputError: an unknown name, missing or broken files, a grouping that does not fit.
     """
     spec = DATASETS[choose("data set", config.dataset, DATASETS)]
-    if config.resize is not None and config.dataset not in ("folder", "cub200"):
-        raise InputError(f"resize applies to folder and cub200 only, not to {config.dataset}")
+    if config.resize is not None and config.dataset not in _RESIZED:
+        raise InputError(f"resize applies to {', '.join(_RESIZED)} only, not to {config.dataset}")
     raw = spec.read(config)
-    label_of, labels = _grouping(config, spec, raw.classes)
-
-    generator = Generator().manual_seed(SPLIT_SEED)
-    order = torch.randperm(len(raw.train_classes), generator=generator)[: config.limit_train]
-    held_out = max(1, round(VALIDATION_SHARE * len(order)))
-    if len(order) - held_out < 2:
-        raise InputError(f"{len(order)} training images are too few; at least 3 are needed")
+    task = _task(config, spec, raw)
 
     def images(pixels: Tensor | FolderSource, classes: Tensor) -> ImageSet:
         pixels = _with_channels(pixels, config.channels)
-        return ImageSet(pixels, classes, label_of, workers=workers)
+        return ImageSet(pixels, *task.split(classes), workers=workers)
 
+    generator = Generator().manual_seed(SPLIT_SEED)
     every = images(raw.train, raw.train_classes)
-    validation, train = every.subset(order[:held_out]), every.subset(order[held_out:])
+    held_out = None if raw.validation is None else images(raw.validation, raw.validation_classes)
+    train, validation = _held_out(every, held_out, config.limit_train, generator)
     # Folders list test images class by class; queries that share a key must not be so alike.
     shuffled = torch.randperm(len(raw.test_classes), generator=generator)
     test = images(raw.test, raw.test_classes).subset(shuffled)
@@ -366,15 +243,32 @@ def load(config: DataConfig, *, workers: int = 0) -> Dataset:
     channels = test.pixels.shape[1]
     mean, std = (_per_channel(values, channels) for values in (mean, std))
     return Dataset(
-        config.dataset, train, validation, test, labels, raw.classes, mean, std, spec.augmentation
-    )
+        config.dataset, train, validation, test, task.labels, task.classes, mean, std,
+        spec.augmentation,
+    )  # fmt: skip
+
+
+def _held_out(
+    every: ImageSet, official: ImageSet | None, limit: int | None, generator: Generator
+) -> tuple[ImageSet, ImageSet]:
+    """Training and validation images, together ``limit``: a tenth of them validate, or the
+    official validation images if there are any."""
+    order = torch.randperm(len(every), generator=generator)[:limit]
+    if official is not None and limit is None:
+        return every.subset(order), official
+    count = max(1, round(VALIDATION_SHARE * len(order)))
+    if len(order) - count < 2:
+        raise InputError(f"{len(order)} training images are too few; at least 3 are needed")
+    train = every.subset(order[count:])
+    if official is None:
+        return train, every.subset(order[:count])
+    return train, official.subset(torch.randperm(len(official), generator=generator)[:count])
 
 
 def _in_memory(images: ImageSet) -> ImageSet:
     """Decode images on disk now if they fit in memory."""
-    if isinstance(images.pixels, Tensor) or images.pixels.decoded_bytes > MEMORY_LIMIT:
-        return images
-    return ImageSet(images.pixels.decode(), images.classes, images.label_of)
+    on_disk = not isinstance(images.pixels, Tensor)
+    return images if on_disk and images.pixels.decoded_bytes > MEMORY_LIMIT else images.decoded()
 
 
 def _with_channels(pixels: Tensor | FolderSource, channels: int | None) -> Tensor | FolderSource:
@@ -399,12 +293,35 @@ def _measure(train: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(round(v, 4) for v in mean.tolist()), tuple(round(v, 4) for v in std.tolist())
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What of the classes or attributes the victim learns, and what stays hidden."""
+
+    labels: tuple[str, ...]
+    classes: tuple[str, ...]
+    split: Callable[[Tensor], tuple[Tensor, Tensor]]  # what a reader gives -> labels, classes
+
+
+def _task(config: DataConfig, spec: Spec, raw: Raw) -> _Task:
+    if raw.hidden:
+        if config.groups is not None:
+            raise InputError(f"groups do not apply to the attributes of {config.dataset}")
+        shown = [i for i in range(len(raw.classes)) if i not in raw.hidden]
+        hidden = list(raw.hidden)
+        return _Task(
+            tuple(raw.classes[i] for i in shown), tuple(raw.classes[i] for i in hidden),
+            lambda attributes: (attributes[:, shown], attributes[:, hidden]),
+        )  # fmt: skip
+    if config.groups is None:
+        return _Task(raw.classes, raw.classes, lambda classes: (classes, classes))
+    label_of, labels = _grouping(config, spec, raw.classes)
+    return _Task(labels, raw.classes, lambda classes: (label_of[classes], classes))
+
+
 def _grouping(
     config: DataConfig, spec: Spec, classes: tuple[str, ...]
-) -> tuple[Tensor | None, tuple[str, ...]]:
+) -> tuple[Tensor, tuple[str, ...]]:
     """The label of each class, and the labels' names."""
-    if config.groups is None:
-        return None, classes
     if config.groups in spec.groups:
         mapping = spec.groups[config.groups]
     else:

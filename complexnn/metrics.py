@@ -41,12 +41,6 @@ def ssim(estimate: Tensor, truth: Tensor) -> Tensor:
     return _ssim(estimate, truth, data_range=1.0, reduction="none", **window).reshape(-1)
 
 
-def balanced_accuracy(predicted: Tensor, truth: Tensor) -> float:
-    """Mean over the classes that occur of the share of that class that was found."""
-    hits = (predicted == truth).double()
-    return float(np.mean([hits[truth == label].mean().item() for label in truth.unique()]))
-
-
 def mean_interval(values: Tensor, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """95 % bootstrap interval of the mean of per-sample ``values`` (percentile method).
 

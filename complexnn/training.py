@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Generator, Tensor, nn
 
 from complexnn import functional as cF
+from complexnn import tasks
 from complexnn.config import InputError, TrainConfig
-from complexnn.data import Augmentation, Batch, Dataset, ImageSet
-from complexnn.metrics import share_interval
+from complexnn.images import Augmentation, Batch, Dataset, ImageSet
+from complexnn.metrics import mean_interval, share_interval
 from complexnn.networks.modules import Critic
 from complexnn.networks.registry import topology
 from complexnn.networks.split import SplitNet
@@ -161,27 +161,28 @@ def evaluate(
     """Error and loss of ``net`` on ``images``, in eval mode, for independent draws of the keys.
 
     Returns ``error`` (a share, mean over draws), its 95 % interval over images, the error of each
-    draw, the loss, and the error of always answering the most common label.
+    draw, the loss, and the error of always giving the most common answer.
     """
     training = net.training
     net.eval()
-    wrong, losses = torch.zeros(draws), torch.zeros(draws)
+    errors, losses = [], []
     for draw in range(draws):
         keys = random_for("evaluation", seed, draw)
         for batch in images.batches(eval_batch(net.config.parts), device):
             logits = net(batch.images, generator=keys).float()
-            wrong[draw] += (logits.argmax(1) != batch.labels).sum().cpu()
-            losses[draw] += F.cross_entropy(logits, batch.labels, reduction="sum").cpu()
+            errors.append(tasks.errors(tasks.answers(logits, batch.labels), batch.labels).cpu())
+            losses.append(tasks.loss(logits, batch.labels).cpu())
     net.train(training)
-    errors = wrong / len(images)
-    error = errors.mean().item()
-    shares = images.labels.bincount().double() / len(images)
+    each = torch.cat(errors).view(draws, len(images))
+    error = each.mean().item()
     return {
         "error": error,
-        "interval": share_interval(error, len(images)),
-        "draws": errors.tolist(),
-        "loss": (losses / len(images)).mean().item(),
-        "chance": 1 - shares.max().item(),
+        "interval": share_interval(error, len(images))
+        if images.labels.dim() == 1
+        else mean_interval(each.mean(dim=0)),
+        "draws": each.mean(dim=1).tolist(),
+        "loss": torch.cat(losses).mean().item(),
+        "chance": tasks.blind_error(images.labels),
     }
 
 
@@ -277,7 +278,7 @@ def train_step(run: Training, batch: Batch) -> None:
         groups = net.group(net.features(batch.images), generator=keys)
         released, key = net.rotate(groups, generator=keys)
         logits = net.decode(net.process(released), key)
-    task = F.cross_entropy(cF.at_least_float32(logits), batch.labels)
+    task = tasks.loss(cF.at_least_float32(logits), batch.labels).mean()
     gap = None
     if run.adversary is not None:
         gap = run.adversary.loss(groups.parts, run.step, random_for("critic", *place))
@@ -292,7 +293,7 @@ def train_step(run: Training, batch: Batch) -> None:
     average_gradients(net)
     run.optimiser.step()
 
-    wrong = (logits.argmax(1) != batch.labels).sum()
+    wrong = tasks.errors(tasks.answers(logits, batch.labels), batch.labels).sum()
     sums = [task.detach() * len(logits), wrong, len(logits), 0 if gap is None else gap.detach()]
     run.totals += torch.tensor([float(value) for value in sums], dtype=torch.float64)
     run.step += 1
@@ -304,6 +305,14 @@ def _stopping(stop: Stop, device: torch.device) -> bool:
     if cF.processes() == 1:
         return asked
     return cF.average_over_processes(torch.tensor([float(asked)], device=device)).item() > 0
+
+
+def _augmented(
+    augment: Augmentation, begun: tuple[int, ...], rank: int, pixels: Tensor, place: int
+) -> Tensor:
+    """The batch ``place`` steps behind ``begun`` = (seed, epoch, step), augmented."""
+    *where, step = begun
+    return augment(pixels, random_for("augment", *where, step + place, rank))
 
 
 def train_one_epoch(
@@ -318,7 +327,10 @@ def train_one_epoch(
     chunks = images.shuffled(config.batch_size, random_for("order", *place))[: run.steps]
     rank, processes = accelerator.process_index, accelerator.num_processes
     shares = [chunk.tensor_split(processes)[rank] for chunk in chunks[run.step :]]
-    batches = images.fetch(shares, accelerator.device)
+    draw = None
+    if augment is not None:
+        draw = partial(_augmented, augment, (*place, run.step), rank)
+    batches = images.fetch(shares, accelerator.device, draw)
     saved = time.monotonic()
     run.net.train()
     for batch in track(batches, len(shares), f"epoch {run.epoch}"):
@@ -326,9 +338,6 @@ def train_one_epoch(
             return None
         here = (*place, run.step, rank)
         torch.manual_seed(random_for("layers", *here).initial_seed())  # dropout inside networks
-        if augment is not None:
-            augmented = augment(batch.images, random_for("augment", *here))
-            batch = dataclasses.replace(batch, images=augmented)
         train_step(run, batch)
         if time.monotonic() - saved > SAVE_SECONDS:
             save()

@@ -168,7 +168,7 @@ def test_help_names_every_flag(command, capsys):
     [
         (
             ["--dataset", "imagenet"],
-            "known: digits, fashion-mnist, cifar10, cifar100, cub200, folder",
+            "known: digits, fashion-mnist, cifar10, cifar100, celeba, cub200, folder",
         ),
         (["--arch", "vgg99"], "known: lenet, lenet5, resnet20"),
         (["--colour", "red"], "--colour, red; known: --arch --variant --kind"),

@@ -7,8 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROWS = [
-    ["functional", "metrics", "config", "progress"],
-    ["layers", "equivariance", "data", "folder", "cub200", "checkpoint", "results"],
+    ["functional", "metrics", "tasks", "config", "progress"],
+    ["layers", "equivariance", "checkpoint", "results"],
+    ["images", "folder", "celeba", "cub200", "data"],
     ["networks"],
     ["training", "attacks"],
     ["cli", "bench", "report", "checkpoints"],

@@ -47,12 +47,6 @@ def test_similarity_is_defined_for_small_images(size):
     assert metrics.ssim(truth[:1], truth[:1]).shape == (1,)
 
 
-def test_balanced_accuracy_ignores_class_sizes():
-    truth = torch.tensor([0] * 90 + [1] * 10)
-    assert metrics.balanced_accuracy(torch.zeros(100), truth) == 0.5
-    assert metrics.balanced_accuracy(truth, truth) == 1.0
-
-
 def test_intervals_cover_the_truth_about_95_times_in_100():
     rng = np.random.default_rng(0)
     covered = {"mean": 0, "share": 0}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
 
 import complexnn
 from complexnn import checkpoint, data, training
@@ -129,6 +130,32 @@ def test_one_seed_gives_one_run_to_the_bit(net):
     other = []
     fit(config(net=net, seed=1), other)
     assert other[0]["train_loss"] != rows[0][0]["train_loss"]
+
+
+def test_images_read_by_workers_train_the_same_network(tmp_path, monkeypatch):
+    """Decoded and augmented in a worker, in the main process, or on the device: equal bits."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for i in range(120):
+        path = tmp_path / ("test" if i < 20 else "train") / str(digits.target[i]) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((digits.images[i] * 15).astype("uint8")).save(path)
+    settings = dataclasses.replace(config(), batch_size=16, epochs=1)
+
+    def trained(limit, workers):
+        monkeypatch.setattr(data, "MEMORY_LIMIT", limit)
+        images = data.load(DataConfig(dataset="folder", data_dir=tmp_path), workers=workers)
+        torch.manual_seed(0)
+        net = complexnn.build(settings.net)
+        run = training.Training(net, settings, Accelerator(cpu=True), images.train.steps(16))
+        training.fit(run, images, on_epoch=lambda row: None, save=lambda: None)
+        return net.state_dict()
+
+    resident = trained(1 << 20, 0)
+    for workers in (0, 2):
+        streamed = trained(10, workers)
+        assert all(torch.equal(resident[name], streamed[name]) for name in resident)
 
 
 @pytest.mark.parametrize("net", [{"kind": "original"}, {}])

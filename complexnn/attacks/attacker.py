@@ -15,7 +15,7 @@ from complexnn import checkpoint
 from complexnn.attacks import angle, inference, inversion
 from complexnn.attacks.fitting import Knowledge, Observation, View, take
 from complexnn.config import AttackConfig
-from complexnn.data import Dataset
+from complexnn.images import Dataset
 from complexnn.networks.attackers import PropertyClassifier
 from complexnn.networks.registry import topology
 from complexnn.training import random_for

@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Generator, Tensor, nn
 
 from complexnn.config import AttackConfig
-from complexnn.data import Batch, ImageSet
+from complexnn.images import Batch, ImageSet
 from complexnn.networks.split import Key, SplitNet
 from complexnn.progress import track
 from complexnn.training import weight_groups

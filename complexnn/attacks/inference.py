@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Generator, Tensor
 
+from complexnn import tasks
 from complexnn.attacks.fitting import Knowledge, Observation, View, fit
 from complexnn.config import AttackConfig
+from complexnn.images import ImageSet
 from complexnn.networks.attackers import PropertyClassifier
 from complexnn.training import eval_batch
 
@@ -28,7 +30,7 @@ def fit_classifier(
     recovered features, or reconstructions."""
 
     def loss(model: PropertyClassifier, seen: Observation) -> Tensor:
-        return F.cross_entropy(model(view(seen)), seen.batch.classes)
+        return tasks.loss(model(view(seen)), seen.batch.classes).mean()
 
     fit(model, loss, knowledge, config, generator, what)
 
@@ -50,3 +52,26 @@ def fit_neighbours(
         k: KNeighborsClassifier(min(k, len(labels)), algorithm="brute").fit(memory, labels.numpy())
         for k in NEIGHBOURS
     }
+
+
+def given_label(train: ImageSet, test: ImageSet) -> float:
+    """Error of an attacker that sees nothing but the victim's label, or attributes, of an image.
+
+    A class: the most common one among the attacker's images with that label. Attributes: a
+    logistic regression of each on the attributes that the victim learned.
+    """
+    if train.labels.dim() == 1:
+        guess = torch.zeros_like(test.classes)
+        for label in train.labels.unique():
+            guess[test.labels == label] = tasks.most_common(train.classes[train.labels == label])
+        return tasks.errors(guess, test.classes).mean().item()
+    known, wanted = train.labels.numpy(), train.classes.numpy()
+    errors = []
+    for column in range(wanted.shape[1]):
+        truth = test.classes[:, column].numpy()
+        if len(set(wanted[:, column])) == 1:
+            errors.append((truth != wanted[0, column]).mean())
+            continue
+        model = LogisticRegression(max_iter=1000).fit(known, wanted[:, column])
+        errors.append((model.predict(test.labels.numpy()) != truth).mean())
+    return float(sum(errors) / len(errors))

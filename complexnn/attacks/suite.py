@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from complexnn import checkpoint, metrics, results
+from complexnn import checkpoint, metrics, results, tasks
 from complexnn.attacks import angle, inference
 from complexnn.attacks.attacker import Attacker
 from complexnn.attacks.fitting import Knowledge, Observation
 from complexnn.attacks.pictures import save_grid
 from complexnn.config import AttackConfig, InputError, to_dict
-from complexnn.data import Dataset, ImageSet
+from complexnn.images import Dataset, ImageSet
 from complexnn.networks.split import SplitNet
 from complexnn.progress import track
 from complexnn.training import eval_batch, random_for
@@ -186,32 +186,34 @@ def attack_inversion(target: Target, control: Target | None) -> Rows:
 def attack_property(target: Target, control: Target | None) -> Rows:
     """Error of the hidden class: classifiers on features, reconstructions and images, and k-NN."""
     predicted = {t: _predictions(t) for t in (target, control) if t is not None}
-    truth = target.test.classes.cpu()
-    labels = target.test.labels.cpu()
-    counts = target.attacker.dataset.train.classes.bincount(
-        minlength=len(target.attacker.dataset.classes)
-    ).cpu()
-    chance = (truth != counts.argmax()).double().mean().item()
-    knowing = _chance_given_label(target.attacker.dataset, counts, truth, labels)
+    train, test = target.attacker.knowledge.train, target.test
+    chance = tasks.blind_error(test.classes, train.classes)
+    knowing = inference.given_label(train, test)
+    occurring = 2 if test.classes.dim() == 2 else len(test.classes.unique())
     rows: Rows = []
     for name, guesses in predicted[target].items():
-        error = (guesses != truth).double().mean().item()
-        low, high = metrics.share_interval(error, len(truth))
-        balanced = sum(metrics.balanced_accuracy(g, truth) for g in guesses) / len(guesses)
+        errors = tasks.errors(guesses, test.classes).mean(dim=0)  # over the draws
+        low, high = metrics.mean_interval(errors)
+        other = None if control is None else predicted[control][name]
         measured: dict[str, dict[str, float | None]] = {
-            "error": {"value": error, "low": low, "high": high, "chance": chance,
-                      "given_label": knowing, "control": None},
-            "balanced_accuracy": {"value": balanced, "chance": 1 / len(truth.unique()),
-                                  "control": None},
+            "error": {
+                "value": errors.mean().item(), "low": low, "high": high, "chance": chance,
+                "given_label": knowing,
+                "control": None if other is None
+                else tasks.errors(other, test.classes).mean().item(),
+            },
+            "balanced_accuracy": {
+                "value": _balanced(guesses, test.classes), "chance": 1 / occurring,
+                "control": None if other is None else _balanced(other, test.classes),
+            },
         }  # fmt: skip
-        if control is not None:
-            other = predicted[control][name]
-            measured["error"]["control"] = (other != truth).double().mean().item()
-            measured["balanced_accuracy"]["control"] = sum(
-                metrics.balanced_accuracy(g, truth) for g in other
-            ) / len(other)
         rows.append((f"property {name}", measured))
     return rows
+
+
+def _balanced(guesses: Tensor, truth: Tensor) -> float:
+    """Balanced accuracy, mean over the draws."""
+    return sum(tasks.balanced_accuracy(g, truth) for g in guesses) / len(guesses)
 
 
 ATTACKS = {"angle": attack_angle, "inversion": attack_inversion, "property": attack_property}
@@ -230,10 +232,10 @@ def _predictions(target: Target) -> dict[str, Tensor]:
         for seen in target.observations(draw, "property"):
             features = attacker.features(seen)
             images = attacker.feature_decoder(features).squeeze(1)
+            views = {"images": images, "features": features, "reconstructions": images}
             guesses = {
-                "images": attacker.classifier("images")(images).argmax(1),
-                "features": attacker.classifier("features")(features).argmax(1),
-                "reconstructions": attacker.classifier("reconstructions")(images).argmax(1),
+                name: tasks.answers(attacker.classifier(name)(view), seen.batch.classes)
+                for name, view in views.items()
             }
             flat = features.flatten(1).cpu().numpy()
             for k, model in neighbours.items():
@@ -243,15 +245,6 @@ def _predictions(target: Target) -> dict[str, Tensor]:
         for name, parts in chunks.items():
             found.setdefault(name, []).append(torch.cat(parts))
     return {name: torch.stack(draws) for name, draws in found.items()}
-
-
-def _chance_given_label(dataset: Dataset, counts: Tensor, truth: Tensor, labels: Tensor) -> float:
-    """Error of an attacker that knows the victim's label and guesses its most common class."""
-    groups = dataset.train.label_of.cpu()
-    guess = torch.stack(
-        [(counts * (groups == label)).argmax() for label in range(len(dataset.labels))]
-    )
-    return (guess[labels] != truth).double().mean().item()
 
 
 def _mean_image(attacker: Attacker) -> Tensor:

@@ -1,0 +1,106 @@
+"""CelebA in its official layout, as torchvision unpacks it: aligned faces with 40 attributes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from complexnn.config import InputError
+from complexnn.folder import FolderSource
+
+FOLDER, IMAGES = "celeba", "img_align_celeba"
+ATTRIBUTES, PARTITION = "list_attr_celeba.txt", "list_eval_partition.txt"
+ATTRIBUTE_COUNT = 40
+
+# What the victim never learns in the paper: Attractive, Bags_Under_Eyes, Big_Lips, Eyeglasses,
+# High_Cheekbones, Narrow_Eyes, Oval_Face, Wearing_Lipstick, Wearing_Necklace, Wearing_Necktie.
+HIDDEN_ATTRIBUTES = (2, 3, 6, 15, 19, 23, 25, 36, 37, 38)
+
+Part = tuple[FolderSource, Tensor]
+
+
+def read_celeba(
+    root: Path, *, channels: int | None, resize: int
+) -> tuple[tuple[Part, Part, Part], tuple[str, ...]]:
+    """List the official split, training, validation and test images each with their attributes
+    ``(N, 40)`` bool, and the attributes' names.
+
+    Raises:
+        InputError: a missing folder, list or image, or lists that do not fit each other.
+    """
+    folder = root / FOLDER if (root / FOLDER).is_dir() else root
+    missing = [n for n in (ATTRIBUTES, PARTITION, IMAGES) if not (folder / n).exists()]
+    if missing == [IMAGES] and (folder / f"{IMAGES}.zip").is_file():
+        raise InputError(f"unpack {folder / IMAGES}.zip beside itself")
+    if missing:
+        raise InputError(
+            f"no CelebA in {root} (missing {', '.join(missing)}): put the official files into "
+            f"{root / FOLDER}, as torchvision.datasets.CelebA(download=True) does, or give "
+            "--data-dir"
+        )
+    names, attributes = _read_attributes(folder / ATTRIBUTES)
+    partition = _read_partition(folder / PARTITION)
+    if attributes.keys() != partition.keys():
+        one = min(attributes.keys() ^ partition.keys())
+        raise InputError(f"{folder / PARTITION} and {ATTRIBUTES} differ, first in image {one}")
+    absent = sorted(attributes.keys() - {path.name for path in (folder / IMAGES).iterdir()})
+    if absent:
+        raise InputError(
+            f"{len(absent)} images are missing, first {folder / IMAGES / absent[0]}: unpack "
+            f"{IMAGES}.zip again"
+        )
+
+    def part(number: str, what: str) -> Part:
+        chosen = sorted(name for name, value in partition.items() if value == number)
+        if not chosen:
+            raise InputError(f"{folder / PARTITION} has no {what} image (split {number})")
+        source = FolderSource(
+            [folder / IMAGES / name for name in chosen],
+            channels=channels or 3, size=(resize, resize), resize=resize,
+        )  # fmt: skip
+        return source, torch.tensor([attributes[name] for name in chosen])
+
+    return (part("0", "training"), part("1", "validation"), part("2", "test")), names
+
+
+def _read_attributes(path: Path) -> tuple[tuple[str, ...], dict[str, list[bool]]]:
+    """The number of images, the 40 names, then a line per image with -1 or 1 for each name."""
+    first, second, *lines = [*path.read_text().splitlines(), "", ""]
+    names = tuple(second.split())
+    if not first.strip().isdigit() or len(names) != ATTRIBUTE_COUNT:
+        raise InputError(
+            f"{path} must start with the number of images and {ATTRIBUTE_COUNT} attribute names, "
+            f"got {first[:40]!r} and {len(names)} names"
+        )
+    content = {}
+    for number, line in enumerate(lines, start=3):
+        if not line.strip():
+            continue
+        name, *values = line.split()
+        if len(values) != ATTRIBUTE_COUNT or not set(values) <= {"-1", "1"}:
+            raise InputError(
+                f"{path}, line {number}: expected an image and {ATTRIBUTE_COUNT} numbers, each -1 "
+                f"or 1, got {line[:60]!r}"
+            )
+        content[name] = [value == "1" for value in values]
+    if len(content) != int(first):
+        raise InputError(
+            f"{path} announces {int(first)} images and lists {len(content)}: download it again"
+        )
+    return names, content
+
+
+def _read_partition(path: Path) -> dict[str, str]:
+    """Lines of an image and 0 (training), 1 (validation) or 2 (test)."""
+    content = {}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        name, _, value = line.strip().partition(" ")
+        if name and value.strip() not in ("0", "1", "2"):
+            raise InputError(
+                f"{path}, line {number}: expected an image and 0, 1 or 2, got {line!r}"
+            )
+        if name:
+            content[name] = value.strip()
+    return content
