@@ -332,9 +332,8 @@ def describe(net: SplitNet, dataset: Dataset) -> str:
     """One line about a run: network, data, sizes."""
     config = net.config
     parameters = sum(p.numel() for p in net.parameters())
-    parts = f" d={config.dim} {config.group}" if config.kind == "complex" else ""
     return (
-        f"{config.arch} {config.variant} {config.kind}{parts}, {parameters:,} parameters; "
+        f"{config.arch} {config.variant} {config.label}, {parameters:,} parameters; "
         f"{dataset.name}: {len(dataset.train)} training, {len(dataset.validation)} validation, "
         f"{len(dataset.test)} test images of {'x'.join(map(str, dataset.shape))}, "
         f"{len(dataset.labels)} {'labels' if dataset.test.labels.dim() == 1 else 'attributes'}"

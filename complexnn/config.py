@@ -18,6 +18,7 @@ Kind = Literal["original", "additional", "noisy", "complex", "local"]
 Variant = Literal["alpha", "beta"]
 Group = Literal["decoy", "packed"]
 Weights = Literal["real", "complex"]
+Defence = Literal["none", "laplace", "dropout", "quantise", "nopeek", "decoder"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Attack = Literal["angle", "inversion", "property", "all"]
 
@@ -33,15 +34,37 @@ def choose(what: str, name: str, known: Collection[str]) -> str:
     return name
 
 
-# Settings that mean nothing outside these kinds: changing one elsewhere is refused, not ignored.
-_ONLY_FOR: dict[str, tuple[str, ...]] = {
-    "dim": ("complex",),
-    "group": ("complex",),
-    "weights": ("complex",),
-    "gamma": ("noisy",),
-    "generator_width": ("additional", "noisy", "complex", "local"),
-    "relu_end": ("additional", "noisy", "complex", "local"),
+# Settings that mean nothing unless another one has one of these values: changing one elsewhere is
+# refused, not ignored.
+_GENERATED = ("kind", ("additional", "noisy", "complex", "local"))
+_ONLY_FOR: dict[str, tuple[str, tuple[str, ...]]] = {
+    "dim": ("kind", ("complex",)),
+    "group": ("kind", ("complex",)),
+    "weights": ("kind", ("complex",)),
+    "gamma": ("kind", ("noisy",)),
+    "generator_width": _GENERATED,
+    "relu_end": _GENERATED,
+    "defence": ("kind", ("original", "additional", "complex")),
+    "epsilon": ("defence", ("laplace",)),
+    "drop_rate": ("defence", ("dropout",)),
+    "bits": ("defence", ("quantise",)),
+    "nopeek_weight": ("defence", ("nopeek",)),
+    "decoder_weight": ("defence", ("decoder",)),
+    "decoder_lr": ("defence", ("decoder",)),
 }
+
+
+def _refuse_idle(config: Any, conditions: Any) -> None:
+    """Refuse settings of ``config`` that were changed though ``conditions`` leaves them idle."""
+    for spec in dataclasses.fields(config):
+        name, values = _ONLY_FOR.get(spec.name, (None, ()))
+        if name is None or getattr(config, spec.name) == spec.default:
+            continue
+        if getattr(conditions, name) not in values:
+            raise InputError(
+                f"{spec.name} applies to {name} {' and '.join(values)} only, "
+                f"not to {getattr(conditions, name)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -62,6 +85,15 @@ class NetConfig:
     """The server's weights, kind complex: shared by all parts, or complex (d = 2 only)."""
     gamma: float = 0.2
     """Strength of the noise relative to the feature, kind noisy."""
+    defence: Defence = "none"
+    """A defence to compare with: Laplace noise, dropout or quantisation of the released feature;
+    nopeek and decoder train the encoder to give less away."""
+    epsilon: float = 1e5
+    """Local differential privacy of one query, defence laplace; smaller is noisier."""
+    drop_rate: float = 0.5
+    """Share of the feature's entries that is dropped, defence dropout."""
+    bits: int = 2
+    """Bits of each entry, defence quantise."""
     generator_width: int | None = None
     """Channels inside the generator at the encoder's end; None: the encoder's own."""
     relu_end: bool = False
@@ -80,20 +112,22 @@ class NetConfig:
             ("kind", Kind),
             ("group", Group),
             ("weights", Weights),
+            ("defence", Defence),
         ):
             choose(name, getattr(self, name), get_args(options))
-        for spec in dataclasses.fields(self):
-            kinds = _ONLY_FOR.get(spec.name)
-            if kinds and self.kind not in kinds and getattr(self, spec.name) != spec.default:
-                raise InputError(
-                    f"{spec.name} applies to kind {' and '.join(kinds)} only, not to {self.kind}"
-                )
+        _refuse_idle(self, self)
         if self.dim < 2:
             raise InputError(
                 f"dim must be at least 2, got {self.dim}; without rotation: additional"
             )
         if self.weights == "complex" and self.dim != 2:
             raise InputError(f"complex weights need dim 2, got {self.dim}; use weights real")
+        if self.epsilon <= 0:
+            raise InputError(f"epsilon must be positive, got {self.epsilon}")
+        if not 0 <= self.drop_rate < 1:
+            raise InputError(f"drop_rate must be at least 0 and below 1, got {self.drop_rate}")
+        if not 1 <= self.bits <= 16:
+            raise InputError(f"bits must be 1 to 16, got {self.bits}")
         if self.gamma < 0:
             raise InputError(f"gamma must not be negative, got {self.gamma}")
         if self.generator_width is not None and self.generator_width < 1:
@@ -114,6 +148,25 @@ class NetConfig:
     def parts(self) -> int:
         """Parts of a released feature: d for kind complex, else 1."""
         return self.dim if self.kind == "complex" else 1
+
+    @property
+    def label(self) -> str:
+        """What distinguishes this network from others of its architecture, in a few words."""
+        words = [self.kind]
+        if self.kind == "noisy":
+            words.append(f"γ={self.gamma:g}")
+        if self.kind == "complex":
+            words += [f"d={self.dim}", self.group]
+            words += ["complex weights"] if self.weights == "complex" else []
+        words += ["ReLU end"] if self.relu_end else []
+        how = {
+            "laplace": f" ε={self.epsilon:g}",
+            "dropout": f" {self.drop_rate:g}",
+            "quantise": f" {self.bits} bits",
+        }
+        if self.defence != "none":
+            words.append("+ " + self.defence + how.get(self.defence, ""))
+        return " ".join(words)
 
     @property
     def has_generator(self) -> bool:
@@ -184,6 +237,12 @@ class TrainConfig:
     """Weight of the gradient penalty."""
     clip_value: float = 0.01
     """Bound of each weight under weight clipping."""
+    nopeek_weight: float = 1.0
+    """Weight of the distance correlation, defence nopeek."""
+    decoder_weight: float = 10.0
+    """Weight of the decoder's squared error, defence decoder."""
+    decoder_lr: float = 1e-3
+    """Learning rate of the decoder (AdamW), defence decoder."""
     draws: int = 3
     """Independent draws of keys and counterparts in the final test."""
     seed: int = 0
@@ -203,13 +262,17 @@ class TrainConfig:
         at_least(self, 1, "epochs", "batch_size", "wrong_keys", "critic_steps", "critic_every")
         at_least(self, 1, "draws")
         at_least(self, 0, "adversarial_weight", "weight_decay", "gradient_penalty", "workers")
-        for name in ("lr", "critic_lr", "clip_value"):
+        at_least(self, 0, "nopeek_weight", "decoder_weight")
+        _refuse_idle(self, self.net)
+        for name in ("lr", "critic_lr", "clip_value", "decoder_lr"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")
 
     @property
     def run_dir(self) -> Path:
         default = f"{self.data.dataset}-{self.net.arch}-{self.net.kind}"
+        if self.net.defence != "none":
+            default += f"-{self.net.defence}"
         return self.output_dir or Path("runs") / default
 
 

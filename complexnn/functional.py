@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 # Below every modulus that matters, above float32's underflow: keeps 0 / 0 out of the gate.
 _TINY = 1e-30
@@ -212,6 +212,16 @@ def processes() -> int:
 def average_over_processes(x: Tensor) -> Tensor:
     """Mean of ``x`` over all processes, with gradient; every process must call it."""
     return _Average.apply(x) if processes() > 1 else x
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Replace the gradients by their means over all processes, in one exchange."""
+    if processes() == 1:
+        return
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    mean = average_over_processes(torch.cat([g.flatten() for g in gradients]))
+    for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 class _Average(torch.autograd.Function):

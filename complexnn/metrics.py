@@ -41,6 +41,29 @@ def ssim(estimate: Tensor, truth: Tensor) -> Tensor:
     return _ssim(estimate, truth, data_range=1.0, reduction="none", **window).reshape(-1)
 
 
+def distance_correlation(x: Tensor, y: Tensor) -> Tensor:
+    r"""Distance correlation of n paired samples (Székely, Rizzo and Bakirov 2007), in [0, 1].
+
+    :math:`\sqrt{V(x, y) / \sqrt{V(x, x) V(y, y)}}` with :math:`V(x, y) = \sum_{ij} A_{ij} B_{ij}`
+    of the doubly centred matrices of Euclidean distances. 0 in the limit only for independent x
+    and y; a few samples of independent ones give more. Differentiable.
+
+    Shape: ``(n, p), (n, q) -> ()``.
+    """
+    a, b = _centred_distances(x), _centred_distances(y)
+    shared = (a * b).sum().clamp(min=0)
+    scale = ((a * a).sum() * (b * b).sum()).sqrt()
+    return (shared / scale.clamp(min=1e-12) + 1e-12).sqrt()
+
+
+def _centred_distances(x: Tensor) -> Tensor:
+    # The shift under the root keeps the gradient finite where two samples are equal.
+    square = x.square().sum(dim=1)
+    distances = (square[:, None] + square - 2 * x @ x.T).clamp(min=0).add(1e-8).sqrt()
+    rows = distances.mean(dim=1)
+    return distances - rows[:, None] - rows + rows.mean()
+
+
 def mean_interval(values: Tensor, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """95 % bootstrap interval of the mean of per-sample ``values`` (percentile method).
 

@@ -16,7 +16,7 @@ from tyro.conf import Positional
 from complexnn import results
 from complexnn.checkpoint import replacing
 from complexnn.cli import parse, run
-from complexnn.config import InputError, NetConfig
+from complexnn.config import InputError, NetConfig, from_dict
 from complexnn.networks.anatomy import Anatomy, dissect
 from complexnn.networks.registry import ARCHITECTURES
 
@@ -68,8 +68,8 @@ def line(folder: Path) -> list[str]:
     rows = latest(results.read_rows(folder / "results.jsonl"))
     if "task" not in rows:
         raise InputError(f"{folder} has no finished run (no task row in results.jsonl)")
-    net = rows["task"]["config"]["net"]
-    cells = [f"{net['arch']} {net['kind']}"]
+    net = from_dict(NetConfig, rows["task"]["config"]["net"])
+    cells = [f"{net.arch} {net.label}"]
     task = rows["task"]["metrics"]["error"]
     cells.append(f"{100 * task['value']:.1f} % ({100 * task['chance']:.0f} %)")
     found = strongest(rows, "angle", "angle_error")

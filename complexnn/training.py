@@ -1,4 +1,4 @@
-"""Training a split network: the task, the adversarial term, and the loop around them."""
+"""Training a split network: the task, the terms beside it, and the loop around them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,11 +17,10 @@ from torch import Generator, Tensor, nn
 
 from complexnn import functional as cF
 from complexnn import tasks
+from complexnn.adversaries import Step, make_terms
 from complexnn.config import InputError, TrainConfig
 from complexnn.images import Augmentation, Batch, Dataset, ImageSet
 from complexnn.metrics import mean_interval, share_interval
-from complexnn.networks.modules import Critic
-from complexnn.networks.registry import topology
 from complexnn.networks.split import SplitNet
 from complexnn.progress import Interrupted, Stop, deferred_signals, duration, track
 
@@ -60,95 +58,6 @@ def random_for(purpose: str, *where: int) -> Generator:
     entropy = [_PURPOSES.index(purpose), *where]
     (state,) = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
     return Generator().manual_seed(int(state >> 1))
-
-
-# ------------------------------------------------------------------------- adversarial term
-
-
-def true_and_wrong(
-    parts: Tensor, queries: int, wrong_keys: int, generator: Generator
-) -> tuple[Tensor, Tensor]:
-    r"""Features as the right key shows them, and as wrong keys would.
-
-    A wrong key shows :math:`a' = \sum_j u_j f_j` with a random unit vector u; at d = 2,
-    :math:`a' = a\cos\Delta\theta - b\sin\Delta\theta`. ``queries`` real features per group.
-
-    Shape: ``(G, d, C, H, W) -> (G * queries, C, H, W), (G * queries * wrong_keys, C, H, W)``.
-    """
-    groups, dim = parts.shape[:2]
-    count = queries * wrong_keys
-    directions = cF.draw_directions(groups * count, dim, generator).view(groups, count, dim)
-    wrong = cF.rotate(parts, directions.to(parts))
-    return cF.first_parts(parts, queries), wrong.flatten(0, 1)
-
-
-def wasserstein_gap(critic: Critic, true: Tensor, wrong: Tensor) -> Tensor:
-    r""":math:`E[D(a)] - E[D(a')]`: the critic maximises it, the encoder minimises it."""
-    scores = critic(torch.cat([true, wrong]))
-    return scores[: len(true)].mean() - scores[len(true) :].mean()
-
-
-def gradient_penalty(critic: Critic, true: Tensor, wrong: Tensor, generator: Generator) -> Tensor:
-    r""":math:`E[(\sqrt N\|\nabla D(z)\| - 1)^2]` at random points z between true and wrong features
-    (Gulrajani et al. 2017, arXiv 1704.00028); one z per true feature.
-
-    Deviation: the gradient's norm belongs to distances in root mean square per entry, so that the
-    critic's scores, and with them the weight of the adversarial term, mean the same at any size of
-    the feature map.
-    """
-    mix = cF.uniform((len(true), 1, 1, 1), generator).to(true)
-    z = (mix * true + (1 - mix) * wrong[:: len(wrong) // len(true)]).requires_grad_()
-    (gradient,) = torch.autograd.grad(critic(z).sum(), z, create_graph=True)
-    length = gradient.flatten(1).norm(dim=1) * gradient[0].numel() ** 0.5
-    return (length - 1).square().mean()
-
-
-@dataclass
-class Adversary:
-    """The critic with its own optimiser."""
-
-    critic: Critic
-    optimiser: torch.optim.Optimizer
-    config: TrainConfig
-
-    def loss(self, parts: Tensor, step: int, rng: Generator) -> Tensor | None:
-        """Train the critic on the detached features, then return the encoder's term, with
-        gradient to the encoder; None on steps without one."""
-        config = self.config
-        if step % config.critic_every:
-            return None
-        queries = parts.shape[1] if config.net.group == "packed" else 1
-        true, wrong = true_and_wrong(cF.at_least_float32(parts), queries, config.wrong_keys, rng)
-        self.critic.requires_grad_(True)
-        for _ in range(config.critic_steps):
-            self._critic_step(true.detach(), wrong.detach(), rng)
-        self.critic.requires_grad_(False)
-        return wasserstein_gap(self.critic, true, wrong)
-
-    def _critic_step(self, true: Tensor, wrong: Tensor, rng: Generator) -> None:
-        config = self.config
-        loss = -wasserstein_gap(self.critic, true, wrong)
-        if config.critic_constraint == "gradient-penalty":
-            penalty = gradient_penalty(self.critic, true, wrong, rng)
-            loss = loss + config.gradient_penalty * penalty
-        self.optimiser.zero_grad()
-        loss.backward()
-        average_gradients(self.critic)
-        self.optimiser.step()
-        if config.critic_constraint == "weight-clipping":
-            with torch.no_grad():
-                for parameter in self.critic.parameters():
-                    parameter.clamp_(-config.clip_value, config.clip_value)
-
-
-def make_adversary(config: TrainConfig, device: torch.device) -> Adversary | None:
-    """The adversary of a ``complex`` network, or None where the term is switched off."""
-    if config.net.kind != "complex" or config.adversarial_weight == 0:
-        return None
-    channels, *size = topology(config.net).released
-    critic = Critic(channels, tuple(size)).to(device)
-    optimiser = torch.optim.Adam(critic.parameters(), lr=config.critic_lr, betas=(0.0, 0.9))
-    return Adversary(critic, optimiser, config)
 
 
 # ------------------------------------------------------------------------------ evaluation
@@ -208,16 +117,6 @@ def one_cycle(done: float) -> float:
     return (1 + math.cos(math.pi * (done - peak_at) / (1 - peak_at))) / 2
 
 
-def average_gradients(module: nn.Module) -> None:
-    """Replace the gradients by their means over all processes, in one exchange."""
-    if cF.processes() == 1:
-        return
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    mean = cF.average_over_processes(torch.cat([g.flatten() for g in gradients]))
-    for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
-
-
 class NotFinite(InputError):
     """The loss left the numbers; names the step."""
 
@@ -229,16 +128,17 @@ class Training:
         self, net: SplitNet, config: TrainConfig, accelerator: Accelerator, steps: int
     ) -> None:
         self.net, self.config, self.accelerator, self.steps = net, config, accelerator, steps
-        self.adversary = make_adversary(config, accelerator.device)
+        self.terms = make_terms(config, accelerator.device)
         groups = weight_groups(net, config.weight_decay)
         self.optimiser = accelerator.prepare(torch.optim.AdamW(groups, lr=config.lr))
         self.epoch, self.step = 1, 0  # the epoch under way, and steps done in it
-        self.totals = torch.zeros(4, dtype=torch.float64)  # loss, errors, images, critic's gap
+        # Sums over the epoch: loss, errors, images, then each term.
+        self.totals = torch.zeros(3 + len(self.terms), dtype=torch.float64)
         self.best_error = math.inf
 
     def state(self) -> dict[str, Any]:
         """A tree of tensors and plain values; see :func:`complexnn.checkpoint.save_state`."""
-        state = {
+        return {
             "net": self.net.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
@@ -246,11 +146,8 @@ class Training:
             "step": self.step,
             "totals": self.totals,
             "best_error": self.best_error,
+            "terms": {term.name: term.state() for term in self.terms},
         }
-        if self.adversary is not None:
-            state["critic"] = self.adversary.critic.state_dict()
-            state["critic_optimiser"] = self.adversary.optimiser.state_dict()
-        return state
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a saved :meth:`state`."""
@@ -258,9 +155,8 @@ class Training:
         self.optimiser.load_state_dict(state["optimiser"])
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        if self.adversary is not None:
-            self.adversary.critic.load_state_dict(state["critic"])
-            self.adversary.optimiser.load_state_dict(state["critic_optimiser"])
+        for term in self.terms:
+            term.restore(state["terms"][term.name])
         self.epoch, self.step = state["epoch"], state["step"]
         self.totals, self.best_error = state["totals"], state["best_error"]
 
@@ -279,22 +175,24 @@ def train_step(run: Training, batch: Batch) -> None:
         released, key = net.rotate(groups, generator=keys)
         logits = net.decode(net.process(released), key)
     task = tasks.loss(cF.at_least_float32(logits), batch.labels).mean()
-    gap = None
-    if run.adversary is not None:
-        gap = run.adversary.loss(groups.parts, run.step, random_for("critic", *place))
-    loss = task if gap is None else task + config.adversarial_weight * gap
+    seen = Step(run.step, batch.images, groups, released)
+    terms = [term.loss(seen, random_for("critic", *place)) for term in run.terms]
+    loss = task
+    for term, value in zip(run.terms, terms, strict=True):
+        loss = loss if value is None else loss + term.weight * value
     if not torch.isfinite(loss):
         raise NotFinite(
             f"the loss is {loss.item()} at step {run.step + 1} of epoch {run.epoch}: "
-            "lower --lr or --adversarial-weight, or use --precision fp32"
+            "lower --lr or the weights of the terms beside the task, or use --precision fp32"
         )
     run.optimiser.zero_grad()
     accelerator.backward(loss)
-    average_gradients(net)
+    cF.average_gradients(net)
     run.optimiser.step()
 
     wrong = tasks.errors(tasks.answers(logits, batch.labels), batch.labels).sum()
-    sums = [task.detach() * len(logits), wrong, len(logits), 0 if gap is None else gap.detach()]
+    there = [0.0 if value is None else value.detach() for value in terms]
+    sums = [task.detach() * len(logits), wrong, len(logits), *there]
     run.totals += torch.tensor([float(value) for value in sums], dtype=torch.float64)
     run.step += 1
 
@@ -345,10 +243,10 @@ def train_one_epoch(
     totals = run.totals  # stays on the CPU where it can: not every device has float64
     if processes > 1:
         totals = accelerator.reduce(totals.to(accelerator.device))
-    loss, wrong, seen, gap = totals.tolist()
+    loss, wrong, seen, *terms = totals.tolist()
     row = {"train_loss": loss / seen, "train_error": wrong / seen}
-    if run.adversary is not None:
-        row["critic_gap"] = gap / processes / len(range(0, run.steps, config.critic_every))
+    for term, value in zip(run.terms, terms, strict=True):
+        row[term.name] = value / processes / len(range(0, run.steps, term.every))
     return row
 
 

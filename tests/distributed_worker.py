@@ -37,7 +37,8 @@ def main(path, arch, group):
     torch.manual_seed(0)
     # In float64, so that rounding, which training amplifies, does not blur the comparison.
     run = training.Training(complexnn.build(net).double(), config, accelerator, STEPS)
-    run.adversary.critic.double()
+    for term in run.terms:
+        term.opponent.double()
     cF.uniform, cF.draw_counterparts = share_of_one_draw, neighbours
     whole = data.load(DataConfig()).train
     losses, step = [], training.train_step

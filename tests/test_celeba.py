@@ -123,7 +123,7 @@ def test_groups_do_not_apply(tmp_path):
 def test_attributes_are_learned_and_hidden_ones_inferred(tmp_path):
     official_celeba(tmp_path)
     run = tmp_path / "run"
-    argv = ["--dataset", "celeba", "--data-dir", str(tmp_path), "--resize", "8"]
+    argv = ["--dataset", "celeba", "--data-dir", str(tmp_path), "--resize", "16"]
     argv += ["--kind", "additional", "--epochs", "40", "--batch-size", "10", "--device", "cpu"]
     assert cli.run(cli.train_main, [*argv, "--output-dir", str(run)]) == 0
     argv = ["property", "--victim", str(run), "--steps", "60", "--batch-size", "20"]

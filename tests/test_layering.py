@@ -8,10 +8,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROWS = [
     ["functional", "metrics", "tasks", "config", "progress"],
-    ["layers", "equivariance", "checkpoint", "results"],
+    ["layers", "equivariance", "checkpoint", "results", "defences"],
     ["images", "folder", "celeba", "cub200", "data"],
     ["networks"],
-    ["training", "attacks"],
+    ["training", "adversaries", "attacks"],
     ["cli", "bench", "report", "checkpoints"],
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}

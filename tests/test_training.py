@@ -13,9 +13,10 @@ from accelerate import Accelerator
 from PIL import Image
 
 import complexnn
-from complexnn import checkpoint, data, training
+from complexnn import adversaries, checkpoint, data, training
 from complexnn.config import AttackConfig, DataConfig, InputError, NetConfig, TrainConfig
 from complexnn.networks.modules import Critic
+from complexnn.networks.split import Groups
 
 CPU = torch.device("cpu")
 
@@ -28,55 +29,60 @@ def config(**settings):
     return TrainConfig(net=net, epochs=2, batch_size=64, **settings)
 
 
-def adversary_and_parts(settings):
+def term_and_step(settings):
     torch.manual_seed(0)
     net = complexnn.build(settings.net).train()
-    adversary = training.make_adversary(settings, CPU)
+    (term,) = adversaries.make_terms(settings, CPU)
+    return net, term, one_step(net, torch.rand(16, 1, 8, 8))
+
+
+def one_step(net, images, number=0):
     rng = torch.Generator().manual_seed(0)
-    return net, adversary, net.group(net.features(torch.rand(16, 1, 8, 8)), generator=rng)
+    groups = net.group(net.features(images), generator=rng)
+    return adversaries.Step(number, images, groups, net.rotate(groups, generator=rng)[0])
 
 
 @pytest.mark.parametrize("constraint", ["gradient-penalty", "weight-clipping"])
 @pytest.mark.parametrize("net", [{}, {"dim": 4}, {"dim": 4, "group": "packed"}])
 def test_the_adversarial_term_reaches_the_encoder_and_only_it(net, constraint, rng):
-    net, adversary, groups = adversary_and_parts(config(net=net, critic_constraint=constraint))
-    before = [p.clone() for p in adversary.critic.parameters()]
-    gap = adversary.loss(groups.parts, 0, rng)
+    net, term, step = term_and_step(config(net=net, critic_constraint=constraint))
+    before = [p.clone() for p in term.opponent.parameters()]
+    gap = term.loss(step, rng)
     assert any(
-        not torch.equal(a, b) for a, b in zip(before, adversary.critic.parameters(), strict=True)
+        not torch.equal(a, b) for a, b in zip(before, term.opponent.parameters(), strict=True)
     ), "the critic did not learn"
 
-    for parameter in adversary.critic.parameters():
+    for parameter in term.opponent.parameters():
         parameter.grad = None
     gap.backward()
     silent = [n for n, p in net.encoder.named_parameters() if p.grad is None or not p.grad.any()]
     # The norm behind a 1x1 convolution shifts a and a' alike at first order, not exactly.
     assert not silent
     assert all(p.grad is None for p in net.processing.parameters())
-    assert all(p.grad is None for p in adversary.critic.parameters())
+    assert all(p.grad is None for p in term.opponent.parameters())
 
 
 def test_switching_the_term_off_removes_it():
-    assert training.make_adversary(config(adversarial_weight=0.0), CPU) is None
-    assert training.make_adversary(config(net={"kind": "additional"}), CPU) is None
+    assert adversaries.make_terms(config(adversarial_weight=0.0), CPU) == []
+    assert adversaries.make_terms(config(net={"kind": "additional"}), CPU) == []
 
 
 def test_every_nth_step_has_the_term(rng):
-    _, adversary, groups = adversary_and_parts(config(critic_every=3))
-    on = [adversary.loss(groups.parts, step, rng) is not None for step in range(7)]
+    _, term, step = term_and_step(config(critic_every=3))
+    on = [term.loss(step._replace(number=n), rng) is not None for n in range(7)]
     assert on == [True, False, False, True, False, False, True]
 
 
 def test_weight_clipping_clips(rng):
     settings = config(critic_constraint="weight-clipping", clip_value=0.02)
-    _, adversary, groups = adversary_and_parts(settings)
-    adversary.loss(groups.parts, 0, rng)
-    assert max(p.abs().max().item() for p in adversary.critic.parameters()) <= 0.02 + 1e-9
+    _, term, step = term_and_step(settings)
+    term.loss(step, rng)
+    assert max(p.abs().max().item() for p in term.opponent.parameters()) <= 0.02 + 1e-9
 
 
 def test_true_and_wrong_features_are_what_keys_would_show(rng):
     parts = torch.randn(6, 2, 3, 4, 4)
-    true, wrong = training.true_and_wrong(parts, 1, 5, rng)
+    true, wrong = adversaries.true_and_wrong(parts, 1, 5, rng)
     assert torch.equal(true, parts[:, 0])
     assert wrong.shape == (30, 3, 4, 4)
     for i, feature in enumerate(wrong):  # in the plane of its own group's a and b, unit weights
@@ -92,16 +98,18 @@ def test_gradient_penalty_of_a_linear_critic_is_known(rng):
             return 3 * feature.flatten(1).sum(1)
 
     true, wrong = torch.randn(2, 8, 3, 4, 4)
-    penalty = training.gradient_penalty(Linear(3, (4, 4)), true, wrong, rng)
+    penalty = adversaries.gradient_penalty(Linear(3, (4, 4)), true, wrong, rng)
     torch.testing.assert_close(penalty, torch.tensor((3 * 48 - 1.0) ** 2), rtol=1e-4, atol=0)
 
 
 def test_a_critic_learns_to_tell_true_from_wrong(rng):
     """Positive features beside their signed mixtures: the gap must open."""
     settings = config(critic_lr=2e-3)
-    adversary = training.make_adversary(settings, CPU)
+    (term,) = adversaries.make_terms(settings, CPU)
     for _ in range(150):
-        gap = adversary.loss(torch.rand(32, 2, 32, 4, 4), 0, rng)
+        parts = torch.rand(32, 2, 32, 4, 4)
+        groups = Groups(parts, torch.arange(64).view(32, 2), 32)
+        gap = term.loss(adversaries.Step(0, parts, groups, parts), rng)
     assert gap > 0.2
 
 

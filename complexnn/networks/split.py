@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import NamedTuple, NoReturn
 
 import torch
@@ -10,6 +9,7 @@ from torch import Generator, Tensor, nn
 
 from complexnn import functional as cF
 from complexnn.config import Group, InputError, NetConfig
+from complexnn.defences import perturb
 
 
 class Groups(NamedTuple):
@@ -113,10 +113,9 @@ class SplitNet(nn.Module):
     def group(
         self, features: Tensor, *, generator: Generator | None = None, pool: Tensor | None = None
     ) -> Groups:
-        """Put features that will share a key side by side, ``(B, C, *) -> (G, d, C, *)``; kind
-        ``noisy`` adds its noise here."""
-        if self.config.kind == "noisy":
-            features = self._add_noise(features, generator)
+        """Put features that will share a key side by side, ``(B, C, *) -> (G, d, C, *)``, after
+        what :mod:`complexnn.defences` does to each."""
+        features = perturb(features, self.config, generator)
         if self.config.kind != "complex":
             alone = torch.arange(len(features), device=features.device).unsqueeze(1)
             return Groups(cF.single_part(features), alone, len(features))
@@ -149,18 +148,6 @@ class SplitNet(nn.Module):
         """Undo the rotation, drop the decoys, classify: ``-> (queries, num_classes)``."""
         answers = hidden if hidden.shape[1] == 1 else cF.rotate(hidden, key.directions)
         return self.decoder(answers.flatten(0, 1)[: key.queries])
-
-    def _add_noise(self, features: Tensor, generator: Generator | None) -> Tensor:
-        r""":math:`a + \gamma\varepsilon`, :math:`\varepsilon \sim N(0, E[a^2] I)` per sample.
-
-        Deviation: the noise is scaled to the feature's own mean square, because a network trained
-        against noise of a fixed size outgrows it.
-        """
-        if generator is None:
-            generator = Generator().manual_seed(int.from_bytes(os.urandom(8), "little") >> 1)
-        noise = torch.randn(features.shape, generator=generator, device=generator.device)
-        strength = features.detach().square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-        return features + self.config.gamma * strength * noise.to(features)
 
 
 def _decoys(count: int, dim: int, pool: int, generator: Generator | None) -> Tensor:

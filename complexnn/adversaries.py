@@ -1,0 +1,201 @@
+"""What training adds to the task so that the released feature tells less.
+
+A term knows one step of training and returns a loss with gradient to the encoder: the paper's
+critic, and the training-time defences that it can be compared with.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from complexnn import functional as cF
+from complexnn.config import InputError, TrainConfig
+from complexnn.metrics import distance_correlation
+from complexnn.networks.attackers import UNet
+from complexnn.networks.modules import Critic
+from complexnn.networks.registry import topology
+from complexnn.networks.split import Groups
+
+
+class Step(NamedTuple):
+    """One step as the terms see it."""
+
+    number: int  # within the epoch
+    images: Tensor
+    groups: Groups
+    released: Tensor
+
+
+class Term:
+    """A weighted loss beside the task's; some train a network of their own against the encoder."""
+
+    name: str
+    every = 1  # the term is there on every n-th step
+    opponent: nn.Module | None = None
+    optimiser: torch.optim.Optimizer | None = None
+
+    def __init__(self, config: TrainConfig, weight: float) -> None:
+        self.config, self.weight = config, weight
+
+    def loss(self, step: Step, rng: Generator) -> Tensor | None:
+        """Train the opponent on detached features, then return the encoder's term; None on steps
+        without one."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        if self.opponent is None:
+            return {}
+        return {
+            "opponent": self.opponent.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        if self.opponent is not None:
+            self.opponent.load_state_dict(state["opponent"])
+            self.optimiser.load_state_dict(state["optimiser"])
+
+    def _update(self, loss: Tensor) -> None:
+        self.optimiser.zero_grad()
+        loss.backward()
+        cF.average_gradients(self.opponent)
+        self.optimiser.step()
+
+
+def make_terms(config: TrainConfig, device: torch.device) -> list[Term]:
+    """The terms of a run; none for a network without rotation and defence."""
+    terms: list[Term] = []
+    if config.net.kind == "complex" and config.adversarial_weight > 0:
+        terms.append(CriticTerm(config, device))
+    if config.net.defence == "nopeek":
+        terms.append(NoPeek(config, config.nopeek_weight))
+    if config.net.defence == "decoder":
+        terms.append(DecoderTerm(config, device))
+    return terms
+
+
+# ------------------------------------------------------------------ the paper's critic
+
+
+def true_and_wrong(
+    parts: Tensor, queries: int, wrong_keys: int, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    r"""Features as the right key shows them, and as wrong keys would.
+
+    A wrong key shows :math:`a' = \sum_j u_j f_j` with a random unit vector u; at d = 2,
+    :math:`a' = a\cos\Delta\theta - b\sin\Delta\theta`. ``queries`` real features per group.
+
+    Shape: ``(G, d, C, H, W) -> (G * queries, C, H, W), (G * queries * wrong_keys, C, H, W)``.
+    """
+    groups, dim = parts.shape[:2]
+    count = queries * wrong_keys
+    directions = cF.draw_directions(groups * count, dim, generator).view(groups, count, dim)
+    wrong = cF.rotate(parts, directions.to(parts))
+    return cF.first_parts(parts, queries), wrong.flatten(0, 1)
+
+
+def wasserstein_gap(critic: Critic, true: Tensor, wrong: Tensor) -> Tensor:
+    r""":math:`E[D(a)] - E[D(a')]`: the critic maximises it, the encoder minimises it."""
+    scores = critic(torch.cat([true, wrong]))
+    return scores[: len(true)].mean() - scores[len(true) :].mean()
+
+
+def gradient_penalty(critic: Critic, true: Tensor, wrong: Tensor, generator: Generator) -> Tensor:
+    r""":math:`E[(\sqrt N\|\nabla D(z)\| - 1)^2]` at random points z between true and wrong features
+    (Gulrajani et al. 2017, arXiv 1704.00028); one z per true feature.
+
+    Deviation: the gradient's norm belongs to distances in root mean square per entry, so that the
+    critic's scores, and with them the weight of the adversarial term, mean the same at any size of
+    the feature map.
+    """
+    mix = cF.uniform((len(true), 1, 1, 1), generator).to(true)
+    z = (mix * true + (1 - mix) * wrong[:: len(wrong) // len(true)]).requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(z).sum(), z, create_graph=True)
+    length = gradient.flatten(1).norm(dim=1) * gradient[0].numel() ** 0.5
+    return (length - 1).square().mean()
+
+
+class CriticTerm(Term):
+    r"""The paper's WGAN: :math:`\min_g \max_D E[D(a) - D(a')]`."""
+
+    name = "critic_gap"
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        super().__init__(config, config.adversarial_weight)
+        self.every = config.critic_every
+        channels, *size = topology(config.net).released
+        self.opponent = Critic(channels, tuple(size)).to(device)
+        self.optimiser = torch.optim.Adam(
+            self.opponent.parameters(), lr=config.critic_lr, betas=(0.0, 0.9)
+        )
+
+    def loss(self, step: Step, rng: Generator) -> Tensor | None:
+        config, critic, parts = self.config, self.opponent, step.groups.parts
+        if step.number % self.every:
+            return None
+        queries = parts.shape[1] if config.net.group == "packed" else 1
+        true, wrong = true_and_wrong(cF.at_least_float32(parts), queries, config.wrong_keys, rng)
+        critic.requires_grad_(True)
+        for _ in range(config.critic_steps):
+            self._critic_step(true.detach(), wrong.detach(), rng)
+        critic.requires_grad_(False)
+        return wasserstein_gap(critic, true, wrong)
+
+    def _critic_step(self, true: Tensor, wrong: Tensor, rng: Generator) -> None:
+        config, critic = self.config, self.opponent
+        loss = -wasserstein_gap(critic, true, wrong)
+        if config.critic_constraint == "gradient-penalty":
+            penalty = gradient_penalty(critic, true, wrong, rng)
+            loss = loss + config.gradient_penalty * penalty
+        self._update(loss)
+        if config.critic_constraint == "weight-clipping":
+            with torch.no_grad():
+                for parameter in critic.parameters():
+                    parameter.clamp_(-config.clip_value, config.clip_value)
+
+
+# ------------------------------------------------------------ defences to compare with
+
+
+class NoPeek(Term):
+    """Distance correlation of images and released features (Vepakomma et al. 2020,
+    arXiv 2008.09161), driven down over each batch."""
+
+    name = "distance_correlation"
+
+    def loss(self, step: Step, rng: Generator) -> Tensor:
+        members = step.groups.members
+        hidden = members if self.config.net.group == "packed" else members[:, :1]
+        released = cF.at_least_float32(step.released)
+        return distance_correlation(step.images[hidden].flatten(1), released.flatten(1))
+
+
+class DecoderTerm(Term):
+    r"""An inversion decoder that is trained along: the encoder maximises its error.
+
+    :math:`\min_g \max_{dec} -\|dec(x) - I\|^2`, mean over pixels in [0, 1].
+    """
+
+    name = "decoder_fit"
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        super().__init__(config, config.decoder_weight)
+        net = config.net
+        if net.parts > 1 and net.group == "packed":
+            raise InputError("defence decoder needs group decoy: packed queries have no order")
+        channels, *_ = topology(net).released
+        image = (net.in_channels, *net.image_size)
+        self.opponent = UNet(net.parts * channels, image, width=16).to(device)
+        self.optimiser = torch.optim.AdamW(self.opponent.parameters(), lr=config.decoder_lr)
+
+    def loss(self, step: Step, rng: Generator) -> Tensor:
+        decoder = self.opponent
+        released = cF.at_least_float32(step.released).flatten(1, 2)
+        decoder.requires_grad_(True)
+        self._update(F.mse_loss(decoder(released.detach()).squeeze(1), step.images))
+        decoder.requires_grad_(False)
+        return -F.mse_loss(decoder(released).squeeze(1), step.images)

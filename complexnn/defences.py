@@ -1,0 +1,84 @@
+r"""What can be done to a feature before it is released, each defence a pure function.
+
+``noisy`` is the paper's baseline; the others are what a user would compare the rotation with. All
+of them are fresh for each query, in training and afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Generator, Tensor
+
+from complexnn.config import NetConfig
+
+MEAN_BOUND = 1.0  # clipping of the Laplace mechanism: mean absolute value of a query's feature
+
+
+def perturb(features: Tensor, config: NetConfig, generator: Generator | None) -> Tensor:
+    """Features ``(B, C, H, W)`` as ``config`` releases them (before a rotation, if it has one)."""
+    if config.kind == "noisy":
+        return gaussian(features, config.gamma, generator)
+    if config.defence == "laplace":
+        return laplace(features, config.epsilon, generator)
+    if config.defence == "dropout":
+        return drop(features, config.drop_rate, generator)
+    if config.defence == "quantise":
+        return quantise(features, config.bits)
+    return features
+
+
+def gaussian(features: Tensor, gamma: float, generator: Generator | None) -> Tensor:
+    r""":math:`a + \gamma\varepsilon`, :math:`\varepsilon \sim N(0, E[a^2] I)` per query.
+
+    Deviation: the noise is scaled to the feature's own mean square, because a network trained
+    against noise of a fixed size outgrows it.
+    """
+    source = _source(generator)
+    noise = torch.randn(features.shape, generator=source, device=source.device)
+    strength = features.detach().square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+    return features + gamma * strength * noise.to(features)
+
+
+def laplace(features: Tensor, epsilon: float, generator: Generator | None) -> Tensor:
+    r"""The Laplace mechanism (Dwork et al. 2006) on a whole query's feature of N numbers.
+
+    :math:`\operatorname{clip}(a) + \mathrm{Lap}(b)` per entry with :math:`b = 2N/\varepsilon`;
+    the clipping scales :math:`\|a\|_1` down to N. Two queries then differ by at most 2N in
+    :math:`\|\cdot\|_1`, so that one release is :math:`\varepsilon`-locally differentially private:
+    no image changes the density of what is released by more than :math:`e^\varepsilon`. This holds
+    for exact arithmetic; rounding of floating-point noise is not accounted for. Releases of one
+    image compose: two of them cost :math:`2\varepsilon`.
+    """
+    count = features[0].numel()
+    length = features.abs().sum(dim=(1, 2, 3), keepdim=True)
+    clipped = features * (MEAN_BOUND * count / length.clamp(min=1e-12)).clamp(max=1.0)
+    source = _source(generator)
+    uniform = torch.rand(features.shape, generator=source, device=source.device) - 0.5
+    noise = -uniform.sign() * torch.log1p(-2 * uniform.abs().clamp(max=0.5 - 1e-7))
+    return clipped + (2 * MEAN_BOUND * count / epsilon) * noise.to(features)
+
+
+def drop(features: Tensor, rate: float, generator: Generator | None) -> Tensor:
+    """Entries set to zero with probability ``rate``, the others scaled by 1 / (1 - rate)."""
+    source = _source(generator)
+    kept = torch.rand(features.shape, generator=source, device=source.device) >= rate
+    return features * kept.to(features) / (1 - rate)
+
+
+def quantise(features: Tensor, bits: int) -> Tensor:
+    """Each entry rounded to the nearest of 2^bits levels, evenly spaced between the smallest and
+    the largest entry of its query; the gradient passes straight through."""
+    low = features.amin(dim=(1, 2, 3), keepdim=True)
+    step = (features.amax(dim=(1, 2, 3), keepdim=True) - low) / (2**bits - 1)
+    step = step.clamp(min=torch.finfo(features.dtype).tiny)
+    rounded = low + ((features - low) / step).round() * step
+    return features + (rounded - features).detach()
+
+
+def _source(generator: Generator | None) -> Generator:
+    """The given generator, or for deployment one that the operating system's entropy seeds."""
+    if generator is not None:
+        return generator
+    return Generator().manual_seed(int.from_bytes(os.urandom(8), "little") >> 1)
