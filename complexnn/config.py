@@ -7,6 +7,7 @@ resolved values are saved with every run.
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,8 +89,9 @@ class NetConfig:
     defence: Defence = "none"
     """A defence to compare with: Laplace noise, dropout or quantisation of the released feature;
     nopeek and decoder train the encoder to give less away."""
-    epsilon: float = 1e5
-    """Local differential privacy of one query, defence laplace; smaller is noisier."""
+    epsilon: float = 1e4
+    """Local differential privacy of one query, defence laplace: noise of scale 2N/epsilon on each
+    of the N numbers of a feature."""
     drop_rate: float = 0.5
     """Share of the feature's entries that is dropped, defence dropout."""
     bits: int = 2
@@ -338,6 +340,29 @@ def to_dict(config: Any) -> dict[str, Any]:
     return plain(dataclasses.asdict(config))
 
 
+def command(config: Any, *, leave_out: Collection[str] = ()) -> str:
+    """The shell command that gives ``config``: only flags that differ from their defaults."""
+    script = {"TrainConfig": "train.py", "AttackConfig": "attack.py"}[type(config).__name__]
+    return shlex.join(["python", script, *_flags(config, set(leave_out))])
+
+
+def _flags(config: Any, leave_out: set[str]) -> list[str]:
+    words: list[str] = []
+    for spec in dataclasses.fields(config):
+        value = getattr(config, spec.name)
+        if dataclasses.is_dataclass(value):
+            words += _flags(value, leave_out)
+        elif "Positional" in str(spec.type):
+            words.append(str(value))
+        elif value != spec.default and spec.name not in leave_out and "Suppress" not in spec.type:
+            flag = spec.name.replace("_", "-")
+            bare = isinstance(value, bool)
+            words += (
+                [f"--{flag}" if value else f"--no-{flag}"] if bare else [f"--{flag}", str(value)]
+            )
+    return words
+
+
 _PATHS = ("data_dir", "output_dir", "victim", "control")
 
 
@@ -355,6 +380,10 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
         elif name in _PATHS and value is not None:
             value = Path(value)
         kept[name] = value
+    # A setting that was idle may have had another default when it was saved.
+    for name, (other, values) in _ONLY_FOR.items():
+        if name in kept and kept.get(other, getattr(kept.get("net"), other, None)) not in values:
+            del kept[name]
     return cls(**kept)
 
 

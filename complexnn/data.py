@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 from complexnn.celeba import HIDDEN_ATTRIBUTES, read_celeba
 from complexnn.config import DataConfig, InputError, choose
 from complexnn.cub200 import read_cub200
-from complexnn.folder import FolderSource, read_folder
+from complexnn.folder import FolderSource, read_folder, read_image
 from complexnn.images import Augmentation, Dataset, ImageSet
 
 SPLIT_SEED = 0  # validation images, subsets and digits' test images are the same in every run
@@ -49,6 +49,12 @@ class Spec:
     std: tuple[float, ...] | None
     augmentation: Augmentation
     groups: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+    # For plans, before anything is read: training images and their shape, where they lie in
+    # data_dir, and how many megabytes are downloaded if they do not (0: they cannot be).
+    count: int = 0
+    shape: tuple[int, int, int] = (3, 224, 224)
+    place: str = ""
+    download: int = 0
 
 
 def _digits(config: DataConfig) -> Raw:
@@ -183,6 +189,7 @@ DATASETS = {
     "digits": Spec(
         _digits, (0.3053,), (0.3760,), _STILL,
         {"parity": {str(d): ("even", "odd")[d % 2] for d in range(10)}},
+        count=1437, shape=(1, 8, 8),
     ),
     "fashion-mnist": Spec(
         _fashion_mnist, (0.2860,), (0.3530,), Augmentation(flip=True, padding=2),
@@ -194,19 +201,66 @@ DATASETS = {
                 for name in _FASHION_CLASSES
             }
         },
+        count=60_000, shape=(1, 28, 28), place="FashionMNIST/raw", download=31,
     ),
     "cifar10": Spec(
         _cifar10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), _PHOTO,
         {"kinds": dict.fromkeys(_ANIMALS, "animal") | dict.fromkeys(_VEHICLES, "vehicle")},
+        count=50_000, shape=(3, 32, 32), place="cifar-10-batches-py", download=163,
     ),
     "cifar100": Spec(
         _cifar100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), _PHOTO,
         {"superclasses": {c: name for name, row in _SUPERCLASSES.items() for c in row.split()}},
+        count=50_000, shape=(3, 32, 32), place="cifar-100-python", download=161,
     ),
-    "celeba": Spec(_celeba, None, None, Augmentation(flip=True, padding=8)),
-    "cub200": Spec(_cub200, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), _LARGE_PHOTO),
-    "folder": Spec(_folder, None, None, _PHOTO),
+    "celeba": Spec(_celeba, None, None, Augmentation(flip=True, padding=8), count=162_770,
+                   place="celeba"),
+    "cub200": Spec(_cub200, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), _LARGE_PHOTO,
+                   count=5_994, place="CUB_200_2011"),
+    "folder": Spec(_folder, None, None, _PHOTO, place="train"),
 }  # fmt: skip
+
+
+def whereabouts(config: DataConfig) -> tuple[str, int]:
+    """Where a data set would be read from, and megabytes to download first; reads nothing.
+
+    Raises:
+        InputError: an unknown name, or files that are not there and cannot be downloaded.
+    """
+    spec = DATASETS[choose("data set", config.dataset, DATASETS)]
+    if not spec.place:
+        return "part of an installed library", 0
+    if config.dataset == "fashion-mnist" and DEBIAN_FASHION_MNIST.is_dir():
+        return str(DEBIAN_FASHION_MNIST), 0
+    if (config.data_dir / spec.place).exists():
+        return str(config.data_dir / spec.place), 0
+    if not spec.download:
+        raise InputError(
+            f"{config.dataset} needs {config.data_dir / spec.place}, which is not there and cannot "
+            "be downloaded: put its files there, or give --data-dir"
+        )
+    return f"will be downloaded to {config.data_dir}", spec.download
+
+
+def plan(config: DataConfig) -> tuple[int, tuple[int, int, int], int]:
+    """Training images, their shape and the number of labels, as far as is known without reading
+    the data; for a folder, its file names and its first image are looked at."""
+    spec = DATASETS[config.dataset]
+    count, shape, labels = spec.count, spec.shape, 10
+    if config.dataset == "folder":
+        files = sorted((config.data_dir / "train").glob("*/*"))
+        if not files:
+            raise InputError(f"no images in {config.data_dir / 'train'}/<class>/")
+        count, labels = len(files), len({path.parent for path in files})
+        first = read_image(files[0])
+        shape = (len(first.getbands()), first.height, first.width)
+    if config.resize is not None:
+        shape = (shape[0], config.resize, config.resize)
+    return (
+        min(count, config.limit_train or count),
+        (config.channels or shape[0], *shape[1:]),
+        labels,
+    )
 
 
 _RESIZED = ("folder", "celeba", "cub200")  # images of any size, brought to one on request

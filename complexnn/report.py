@@ -1,4 +1,4 @@
-"""Tables: ``python -m complexnn.report runs RUN RUN ...`` and ``... report networks``."""
+"""Tables: ``python -m complexnn.report runs RUN ...``, ``... tables`` and ``... networks``."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from typing import Any, Literal
 import torch
 from tyro.conf import Positional
 
-from complexnn import results
+from complexnn import published, results
 from complexnn.checkpoint import replacing
 from complexnn.cli import parse, run
 from complexnn.config import InputError, NetConfig, from_dict
 from complexnn.networks.anatomy import Anatomy, dissect
 from complexnn.networks.registry import ARCHITECTURES
+from complexnn.tables import Table, page
 
 COLUMNS = ("network", "task error", "angle error", "reconstruction RMSE", "property error")
 BESIDE = ("", "chance", "chance", "mean image", "chance; task label known")
@@ -28,13 +29,16 @@ BESIDE = ("", "chance", "chance", "mean image", "chance; task label known")
 class ReportConfig:
     """Compare runs, or networks, in one table."""
 
-    what: Positional[Literal["runs", "networks"]]
+    what: Positional[Literal["runs", "tables", "networks"]]
     """runs: task, angle, reconstruction and property errors of each run, beside chance or floor.
+    tables: the paper's tables, its numbers beside the 2021 reproduction's and these runs'.
     networks: parameters, work and traffic of every architecture, variant and kind."""
     runs: Positional[tuple[Path, ...]] = ()
-    """Run folders, each with results.jsonl."""
+    """Run folders; for tables also folders of run folders."""
+    markdown: Path | None = None
+    """Also write the tables as Markdown here."""
     html: Path | None = None
-    """Also write a page with table and pictures here."""
+    """Also write a page with the tables, and the runs' pictures, here."""
     picture: Path | None = None
     """Also copy the last run's grid of reconstructions here."""
 
@@ -90,10 +94,11 @@ def line(folder: Path) -> list[str]:
     return cells
 
 
-def network_table() -> list[list[str]]:
+def network_table() -> Table:
     """Every architecture, variant and kind: what device and server compute, keep and send."""
-    head = ["network", "kind", "parameters (device + server)", "MFLOPs (device + server)"]
-    table = [[*head, "server's work", "activations", "released, fp32", "bf16"]]
+    head = ("network", "kind", "parameters (device + server)", "MFLOPs (device + server)")
+    head += ("server's work", "activations", "released, fp32", "bf16")
+    rows = []
     kinds = {
         "original": {"kind": "original"},
         "additional": {"kind": "additional"},
@@ -106,8 +111,9 @@ def network_table() -> list[list[str]]:
             for kind, settings in kinds.items():
                 size = (entry.image_size,) * 2
                 found = dissect(NetConfig(arch, variant, image_size=size, **settings))
-                table.append([f"{arch}-{variant}", kind, *_costs(found)])
-    return table
+                rows.append((f"{arch}-{variant}", kind, *_costs(found)))
+    note = "Per query, 10 classes, images as in the paper. FLOPs: 2 for a multiply-add."
+    return Table("Networks", head, rows, note)
 
 
 def _costs(found: Anatomy) -> list[str]:
@@ -125,13 +131,6 @@ def _costs(found: Anatomy) -> list[str]:
     ]
 
 
-def as_text(table: list[list[str]]) -> str:
-    """A table in columns."""
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in table]
-    return "\n".join(line.rstrip() for line in lines)
-
-
 NOTE = (
     "In brackets: what an attacker reaches without seeing anything. Lower errors of angle, "
     "reconstruction and property mean less privacy. Reconstruction and property: the strongest of "
@@ -139,60 +138,47 @@ NOTE = (
 )
 
 
-def as_page(table: list[list[str]], runs: tuple[Path, ...]) -> str:
-    """A self-contained HTML page."""
-    head, *body = (
-        [f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row]
-        for tag, row in zip(["th"] + ["td"] * len(table), table, strict=False)
+def run_table(runs: tuple[Path, ...]) -> Table:
+    """A line for each run."""
+    beside = tuple(f"({text})" if text else "" for text in BESIDE)
+    lines = [beside, *(tuple(line(folder)) for folder in runs)]
+    return Table("What the server sees, and what it learns from it", COLUMNS, lines, NOTE)
+
+
+def figure(folder: Path, title: str) -> str:
+    """A run's grid of reconstructions for a page; empty if there is none."""
+    grid = folder / "examples" / "inversion.png"
+    if not grid.is_file():
+        return ""
+    image = base64.b64encode(grid.read_bytes()).decode()
+    return (
+        f'<figure><img alt="reconstructions" src="data:image/png;base64,{image}">'
+        f"<figcaption>{html.escape(title)}</figcaption></figure>"
     )
-    rows = "\n".join(f"<tr>{''.join(cells)}</tr>" for cells in [head, *body])
-    figures = []
-    for folder, cells in zip(runs, table[2:], strict=True):
-        grid = folder / "examples" / "inversion.png"
-        if grid.is_file():
-            data = base64.b64encode(grid.read_bytes()).decode()
-            figures.append(
-                f'<figure><img alt="reconstructions" src="data:image/png;base64,{data}">'
-                f"<figcaption>{html.escape(cells[0])}</figcaption></figure>"
-            )
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>complexnn report</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto }}
-table {{ border-collapse: collapse }}
-th, td {{ text-align: left; padding: .35rem .8rem; border-bottom: 1px solid #ccc }}
-img {{ max-width: 100% }}
-</style>
-<h1>What the server sees, and what it learns from it</h1>
-<table>
-{rows}
-</table>
-<p>{html.escape(NOTE)}</p>
-{chr(10).join(figures)}
-</html>
-"""
 
 
 def main(argv: list[str]) -> None:
-    """Print the table; write page and picture where asked."""
+    """Print the tables; write page, Markdown and picture where asked."""
     config = parse(ReportConfig, argv, "python -m complexnn.report")
+    figures: list[str] = []
     if config.what == "networks":
-        if config.runs or config.html or config.picture:
-            raise InputError("report networks takes no run folders, --html or --picture")
-        print(as_text(network_table()))
-        print("Per query, 10 classes, images as in the paper. FLOPs: 2 for a multiply-add.")
-        return
-    if not config.runs:
+        if config.runs or config.picture:
+            raise InputError("report networks takes no run folders and no --picture")
+        tables = [network_table()]
+    elif not config.runs:
         raise InputError("name at least one run folder")
-    table = [list(COLUMNS), [f"({text})" if text else "" for text in BESIDE]]
-    table += [line(folder) for folder in config.runs]
-    print(as_text(table))
-    print(NOTE)
+    elif config.what == "tables":
+        tables = published.tables(config.runs)
+    else:
+        tables = [run_table(config.runs)]
+        shown = zip(config.runs, tables[0].rows[1:], strict=True)
+        figures = [figure(folder, cells[0]) for folder, cells in shown]
+    print("\n\n".join(table.as_text() for table in tables))
+    if config.markdown is not None:
+        _write(config.markdown, "\n".join(table.as_markdown() for table in tables) + "\n")
     if config.html is not None:
-        config.html.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(config.html) as temporary:
-            temporary.write_text(as_page(table, config.runs))
-        print(f"page: {config.html}")
+        parts = [table.as_html() for table in tables] + figures
+        _write(config.html, page("complexnn report", parts))
     if config.picture is not None:
         source = config.runs[-1] / "examples" / "inversion.png"
         if not source.is_file():
@@ -200,6 +186,13 @@ def main(argv: list[str]) -> None:
         config.picture.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, config.picture)
         print(f"picture: {config.picture}")
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+    print(f"written: {path}")
 
 
 if __name__ == "__main__":

@@ -29,3 +29,7 @@ install() { # install FILE: unless this very version of it was installed before
     fi
 }
 install requirements.txt
+
+campaign() { # campaign FLAGS: run the commands on standard input; --dry-run shows them
+    .venv/bin/python -m complexnn.campaign "$@"
+}

@@ -45,5 +45,5 @@ def test_complex_weights_cost_four_multiplications():
 def test_the_table_has_a_line_for_every_network(capsys):
     assert cli.run(report.main, ["networks"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + 5 * (4 + 2 * 5) + 1
+    assert len(lines) == 2 + 5 * (4 + 2 * 5) + 1  # title, head, networks, note
     assert cli.run(report.main, ["networks", "runs/x"]) == 2

@@ -88,10 +88,13 @@ def test_an_attacker_that_was_trained_is_not_trained_again(runs, caplog):
     assert attack(*arguments) == 0
     caplog.clear()
     assert attack(*arguments) == 0
+    assert "angle: already done" in caplog.text
+    caplog.clear()
+    assert attack(*arguments, "--draws", 2) == 0  # judged anew by the attacker that is there
     assert "already trained" in caplog.text
     caplog.clear()
     assert attack(*arguments, "--seed", 1) == 0
-    assert "already trained" not in caplog.text
+    assert "already" not in caplog.text
 
 
 def test_dry_run_writes_nothing(tmp_path, capsys):

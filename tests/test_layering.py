@@ -7,12 +7,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROWS = [
-    ["functional", "metrics", "tasks", "config", "progress"],
+    ["functional", "metrics", "tasks", "config", "progress", "tables"],
     ["layers", "equivariance", "checkpoint", "results", "defences"],
     ["images", "folder", "celeba", "cub200", "data"],
     ["networks"],
     ["training", "adversaries", "attacks"],
-    ["cli", "bench", "report", "checkpoints"],
+    ["cli", "bench", "report", "published", "campaign", "checkpoints"],
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 FILES = [p for p in sorted((ROOT / "complexnn").rglob("*.py")) if p.name != "__init__.py"]

@@ -62,7 +62,6 @@ def run(
     device: torch.device,
 ) -> None:
     """Run the attacks that ``config`` asks for and write rows, tables and pictures."""
-    wanted = ("angle", "inversion", "property") if config.attack == "all" else (config.attack,)
     if config.attack == "angle" and victim.config.parts == 1:
         raise InputError(f"kind {victim.config.kind} has no key: attack angle needs kind complex")
     if config.attack == "property" and not dataset.hidden:
@@ -84,11 +83,10 @@ def run(
 
     attacked = target(victim, config.victim)
     compared = None if control is None else target(control, config.control)
-    for name in wanted:
-        if name == "angle" and not attacked.attacker.rotated:
-            continue
-        if name == "property" and not dataset.hidden:
-            log.info("property: skipped, the victim learned the classes themselves")
+    victim_hash = attacked.attacker.victim_hash
+    for name in families(config, victim.config.parts > 1, dataset.hidden):
+        if done(config, name, victim_hash):
+            log.info("%s: already done, see %s", name, config.run_dir / "results.jsonl")
             continue
         started = time.time()
         attacked.attacker.prepare(name)
@@ -97,15 +95,36 @@ def run(
         for row_name, measured in ATTACKS[name](attacked, compared):
             row = {
                 "name": row_name,
+                "attack": name,
                 "metrics": measured,
                 "images": len(test),
                 "draws": config.draws,
                 "config": to_dict(config),
-                "victim": attacked.attacker.victim_hash,
+                "victim": victim_hash,
                 **results.stamp(device, started),
             }
             results.append_row(config.run_dir / "results.jsonl", row)
             print(summary(row), flush=True)
+
+
+def families(config: AttackConfig, rotated: bool, hidden: bool) -> list[str]:
+    """The attacks that ``config`` asks for and that the victim allows: a key to recover needs a
+    rotation, a property to infer one that the victim never learned."""
+    wanted = list(ATTACKS) if config.attack == "all" else [config.attack]
+    possible = {"angle": rotated, "inversion": True, "property": hidden}
+    return [name for name in wanted if possible[name]]
+
+
+def done(config: AttackConfig, family: str, victim_hash: str) -> bool:
+    """Whether these attacks were made on these weights with the same settings."""
+    where = {name: None for name in ("attack", "victim", "output_dir", "data_dir", "device")}
+    settings = to_dict(config) | where
+    return any(
+        row.get("attack") == family
+        and row["victim"] == victim_hash
+        and row["config"] | where == settings
+        for row in results.read_rows(config.run_dir / "results.jsonl")
+    )
 
 
 Rows = list[tuple[str, dict[str, dict[str, float | None]]]]

@@ -1,0 +1,61 @@
+"""Tables of text, and their three looks: columns, Markdown, HTML."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, a head, rows of cells, and what a reader must know beside them."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    note: str = ""
+
+    def as_text(self) -> str:
+        """The table in columns."""
+        table = [self.head, *self.rows]
+        widths = [max(len(row[i]) for row in table) for i in range(len(self.head))]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in table]
+        return "\n".join([self.title, *(line.rstrip() for line in lines), *self._note()])
+
+    def as_markdown(self) -> str:
+        """The table as GitHub shows it."""
+        table = [self.head, ("---",) * len(self.head), *self.rows]
+        lines = [f"| {' | '.join(c.replace('|', chr(92) + '|') for c in row)} |" for row in table]
+        return "\n".join([f"### {self.title}", "", *lines, "", *self._note()])
+
+    def as_html(self) -> str:
+        """The table with its title, to be put into a :func:`page`."""
+
+        def line(tag: str, row: tuple[str, ...]) -> str:
+            return f"<tr>{''.join(f'<{tag}>{html.escape(c)}</{tag}>' for c in row)}</tr>"
+
+        body = "\n".join(line("td", row) for row in self.rows)
+        note = "".join(f"<p>{html.escape(text)}</p>" for text in self._note())
+        table = f"<table>\n{line('th', self.head)}\n{body}\n</table>"
+        return f"<h2>{html.escape(self.title)}</h2>\n{table}\n{note}"
+
+    def _note(self) -> list[str]:
+        return [self.note] if self.note else []
+
+
+def page(title: str, parts: list[str]) -> str:
+    """A self-contained HTML page of finished parts."""
+    body = "\n".join(parts)
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto }}
+h2 {{ font-size: 1.1rem; margin-top: 2rem }}
+table {{ border-collapse: collapse; font-size: .9rem }}
+th, td {{ text-align: left; padding: .35rem .8rem; border-bottom: 1px solid #ccc }}
+img {{ max-width: 100% }}
+</style>
+<h1>{html.escape(title)}</h1>
+{body}
+</html>
+"""

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Everything, and the table of it:  scripts/reproduce.sh --quick | --full  [--dry-run] [FLAGS]
+# --quick: about 15 minutes on two cores, on digits, which need no download.
+# --full: every table of the paper, on its data sets; days on a GPU. --dry-run tells how long.
+set -euo pipefail
+source "$(dirname "$0")/environment.sh"
+
+quick() {
+    local run=runs/quick
+    for kind in original additional local complex; do
+        echo "train.py --groups parity --kind $kind --output-dir $run/lenet-$kind"
+    done
+    for gamma in 0.2 0.5 1.0; do
+        echo "train.py --groups parity --kind noisy --gamma $gamma --output-dir $run/lenet-noisy-$gamma"
+    done
+    echo "train.py --groups parity --group packed --dim 4 --output-dir $run/lenet-packed"
+    for variant in alpha beta; do
+        for kind in original additional complex; do
+            echo "train.py --groups parity --arch resnet20 --variant $variant --kind $kind" \
+                "--output-dir $run/resnet20-$variant-$kind"
+        done
+    done
+    for victim in lenet-{original,additional,noisy-0.2,noisy-0.5,noisy-1.0} \
+        resnet20-{alpha,beta}-{original,additional}; do
+        echo "attack.py all --victim $run/$victim --steps 300"
+    done
+    for victim in lenet-{complex,packed} resnet20-{alpha,beta}-complex; do
+        echo "attack.py all --victim $run/$victim --control $run/${victim%-*}-additional --steps 300"
+    done
+    echo "report tables $run --html $run/report.html"
+}
+
+full() {
+    local script
+    for script in scripts/table*.sh scripts/baselines.sh; do
+        "$script" --list
+    done | grep -v '^report'
+    echo "report tables runs --html runs/report.html"
+}
+
+case ${1:-} in
+--quick) quick | campaign "${@:2}" ;;
+--full) full | campaign "${@:2}" ;;
+*)
+    echo "error: say --quick or --full; see the head of $0" >&2
+    exit 2
+    ;;
+esac

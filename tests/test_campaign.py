@@ -1,0 +1,210 @@
+"""Campaigns: checked before they start, skipping what is finished, going on where they stopped."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from complexnn import campaign, cli
+from complexnn.results import read_rows
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted(
+    p
+    for p in (ROOT / "scripts").glob("*.sh")
+    if p.name not in ("environment.sh", "test.sh", "slurm.sh", "quickstart.sh")
+)
+TINY = "--epochs 1 --limit-train 100 --groups parity"
+
+
+def start(monkeypatch, lines, *flags):
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    try:
+        return cli.run(campaign.main, [*flags, "--device", "cpu"])
+    except SystemExit as end:
+        return end.code
+
+
+@pytest.fixture
+def commands(tmp_path):
+    run = tmp_path / "run"
+    return [
+        "# a comment",
+        f"train.py {TINY} --output-dir {run}",
+        f"attack.py all --victim {run} --steps 2 --limit-test 20",
+        f"report tables {run}",
+    ]
+
+
+def test_a_campaign_runs_and_is_not_run_again(commands, tmp_path, monkeypatch, capfd):
+    assert start(monkeypatch, commands) == 0
+    out = capfd.readouterr().out
+    assert "[1/3] train.py" in out
+    assert "Classification error in %" in out
+    rows = read_rows(tmp_path / "run" / "results.jsonl")
+    assert {"task", "angle", "inversion dec(x)", "property features"} <= {r["name"] for r in rows}
+
+    assert start(monkeypatch, commands) == 0
+    out = capfd.readouterr().out
+    assert "[1/3] finished: train.py" in out
+    assert "[2/3] finished: attack.py" in out
+    assert read_rows(tmp_path / "run" / "results.jsonl") == rows
+
+    more = [line.replace("--epochs 1", "--epochs 2") for line in commands]  # goes on
+    assert start(monkeypatch, more) == 0
+    after = read_rows(tmp_path / "run" / "results.jsonl")
+    assert len(after) == 2 * len(rows)  # other weights, so the attacks were made again
+    assert len({row["victim"] for row in after}) == 2
+
+
+def test_a_dry_run_shows_everything_and_writes_nothing(commands, tmp_path, monkeypatch, capsys):
+    assert start(monkeypatch, commands, "--dry-run") == 0
+    out = capsys.readouterr().out
+    for line in commands[1:]:
+        assert line.split(" --device")[0] in out
+    assert re.search(r"in all about \d+ (s|min).* and [\d,]+ MB", out)
+    assert "digits    part of an installed library" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_equal_commands_run_once(commands, monkeypatch, capsys):
+    assert start(monkeypatch, [*commands, *commands], "--dry-run") == 0
+    assert capsys.readouterr().out.count("train.py") == 1
+
+
+def test_list_passes_the_commands_on(commands, monkeypatch, capsys):
+    assert start(monkeypatch, commands, "--list") == 0
+    assert capsys.readouterr().out.splitlines() == commands
+
+
+def test_data_that_are_not_there_are_refused_or_left_out(tmp_path, monkeypatch, capsys):
+    there = f"train.py {TINY} --output-dir {tmp_path / 'a'}"
+    gone = f"train.py --dataset cub200 --arch vgg16 --output-dir {tmp_path / 'b'}"
+    attack = f"attack.py inversion --victim {tmp_path / 'b'}"
+    flags = ("--dry-run", "--data-dir", str(tmp_path))
+    assert start(monkeypatch, [there, gone, attack], *flags) == 2
+    captured = capsys.readouterr()
+    assert captured.out.count("data missing") == 2
+    assert re.search(r"^error: cub200 needs .*--available$", captured.err, re.MULTILINE)
+    assert start(monkeypatch, [there, gone, attack], *flags, "--available") == 0
+    assert "vgg16" not in capsys.readouterr().out
+
+
+def test_a_full_disk_is_seen_before_the_start(commands, tmp_path, monkeypatch, capsys):
+    nearly = type("Usage", (), {"free": 1e6})
+    monkeypatch.setattr(campaign.shutil, "disk_usage", lambda path: nearly)
+    assert start(monkeypatch, commands) == 2
+    assert re.search(r"needs about \d+ MB, and 1 MB are free", capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("rm -rf /", "expected train.py, attack.py or report, got: rm -rf /"),
+        ("train.py --archh lenet", "nrecognized"),
+        ("train.py --kind original --dim 3", "dim applies to kind complex only"),
+        ("attack.py all --victim nowhere", "no command trains nowhere"),
+        ("", "no commands on standard input"),
+    ],
+)
+def test_a_wrong_line_is_refused_before_anything_runs(line, message, monkeypatch, capsys):
+    assert start(monkeypatch, [line]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_a_folder_with_another_run_is_refused(commands, monkeypatch, capsys):
+    assert start(monkeypatch, commands[:2]) == 0
+    other = commands[1].replace("train.py", "train.py --lr 0.001")
+    assert start(monkeypatch, [other]) == 2
+    assert "holds another run (python train.py" in capsys.readouterr().err
+
+
+def test_a_failing_command_ends_the_campaign_with_its_status(tmp_path, monkeypatch, capfd):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "cat").mkdir()
+    (tmp_path / "train" / "cat" / "0.png").write_text("no image")
+    lines = [f"train.py {TINY} --output-dir {tmp_path / 'file'}", f"report tables {tmp_path}"]
+    (tmp_path / "file").write_text("in the way")
+    assert start(monkeypatch, lines) == 2
+    captured = capfd.readouterr()
+    assert "cannot write to" in captured.err
+    assert "[2/2]" not in captured.out
+
+
+def test_an_interrupted_campaign_goes_on(tmp_path):
+    """SIGTERM to the campaign reaches the training, which saves its state."""
+    run = tmp_path / "run"
+    lines = f"train.py --epochs 400 --limit-train 300 --kind original --output-dir {run}\n"
+    with (tmp_path / "lines").open("w+") as stdin, (tmp_path / "said").open("w") as stderr:
+        stdin.write(lines)
+        stdin.seek(0)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "complexnn.campaign", "--device", "cpu"],
+            cwd=ROOT, stdin=stdin, stdout=stderr, stderr=stderr,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not (run / "state").is_dir():
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    said = (tmp_path / "said").read_text()
+    assert "go on with --resume" in said
+    assert "Traceback" not in said
+    epochs = [row["epoch"] for row in read_rows(run / "log.jsonl")]
+    assert epochs == list(range(1, len(epochs) + 1))
+    assert len(epochs) < 400
+
+
+# ------------------------------------------------------------------------------- the scripts
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+def test_every_line_of_a_script_is_a_valid_command(script, tmp_path, monkeypatch):
+    """Their flags parse, nothing is written to one folder twice, every victim is trained."""
+    flags = ["--full"] if script.name == "reproduce.sh" else []
+    lines = listed(script, tmp_path, *flags)
+    monkeypatch.chdir(tmp_path)  # where no run is finished
+    jobs = campaign.resolve(lines, campaign.CampaignConfig())
+    trained = [job.config.run_dir for job in jobs if job.words[0] == "train.py"]
+    assert trained
+    assert len(trained) == len(set(trained))
+    # Only flags that differ from their defaults, at least in some line of the script.
+    training = [job for job in jobs if job.words[0] == "train.py"]
+    given = {w for job in training for w in job.words[1:-2] if w.startswith("--")}
+    needed = {w for job in training for w in campaign.command(job.config).split()}
+    assert given - {"--kind"} <= needed  # table 3 picks the lines of one kind
+
+
+def test_the_quick_reproduction_needs_no_download(tmp_path, monkeypatch):
+    lines = listed(ROOT / "scripts" / "reproduce.sh", tmp_path, "--quick")
+    monkeypatch.chdir(tmp_path)
+    jobs = campaign.resolve(lines, campaign.CampaignConfig())
+    assert {job.data.dataset for job in jobs if job.config} == {"digits"}
+    assert jobs[-1].words[:2] == ("report", "tables")
+
+
+def listed(script, tmp_path, *flags):
+    """A script's commands, with an interpreter that is already there."""
+    copy = tmp_path / "clone"
+    (copy / "scripts").mkdir(parents=True, exist_ok=True)
+    for path in (ROOT / "scripts").glob("*.sh"):
+        text = path.read_text()
+        if path.name == "environment.sh":
+            text = 'cd "$(dirname "${BASH_SOURCE[0]}")/.."\ncampaign() { cat; }\n'
+        (copy / "scripts" / path.name).write_text(text)
+        (copy / "scripts" / path.name).chmod(0o755)
+    done = subprocess.run(
+        ["bash", copy / "scripts" / script.name, *flags], capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()
