@@ -42,7 +42,8 @@ from complexnn.tables import Table
 ROOT = Path(__file__).parent.parent
 # A training step costs about three forward passes; the critic about doubles it.
 BACKWARD, CRITIC = 3.0, 2.0
-ATTACKERS = {"angle": 1, "inversion": 2, "property": 3}  # networks that a family trains
+# Networks that a family of attacks trains, in units of one decoder.
+ATTACKERS = {"angle": 2, "span": 0, "inversion": 6, "property": 3}
 
 
 @dataclass(frozen=True)
@@ -192,16 +193,19 @@ def estimate(job: Job, rate: float) -> tuple[float, float]:
         # The weights, and two states of weights and two moments each.
         return images * cost / rate, 7 * weights + 1
     attackers = sum(ATTACKERS[name] for name in _families(job.config, job.data, job.net))
-    unet, size = _unet_costs(job.net)
+    spend = job.config.spend
+    unet, size = _unet_costs(job.net, spend.width)
     cost = BACKWARD * unet + counted.flops["encoder"]
-    seen = job.config.steps * job.config.batch_size
-    return attackers * seen * cost / rate, attackers * size + 10
+    training = attackers * spend.steps * job.config.batch_size * cost
+    optimised = spend.slow_images * min(spend.slow_draws, job.config.draws)
+    searching = 2 * optimised * spend.iterations * (1 + spend.restarts) * counted.flops["encoder"]
+    return (training + BACKWARD * searching) / rate, attackers * size + 10
 
 
-def _unet_costs(net: NetConfig) -> tuple[float, float]:
+def _unet_costs(net: NetConfig, width: int) -> tuple[float, float]:
     """FLOPs of one pass and megabytes of an attacker's decoder."""
     with torch.device("meta"):
-        model = UNet(net.parts * 16, (net.in_channels, *net.image_size))
+        model = UNet(net.parts * 16, (net.in_channels, *net.image_size), width=width)
         with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
             model(torch.empty(1, net.parts * 16, *net.image_size))
     parameters = sum(p.numel() for p in model.parameters())

@@ -282,9 +282,13 @@ def _last_state(folder: Path) -> str:
 
 
 def attack_main(argv: list[str]) -> None:
-    """``python attack.py``: attack a trained network."""
+    """``python attack.py``: attack a trained network, or compare attacked ones."""
+    from complexnn import verdicts
     from complexnn.attacks import suite
 
+    if argv[:1] == ["compare"]:
+        _compare(argv[1:])
+        return
     config = parse(AttackConfig, argv, "attack.py")
     folder = config.run_dir
     accelerator = make_accelerator(config.device)
@@ -301,7 +305,31 @@ def attack_main(argv: list[str]) -> None:
     results.prepare_folder(folder)
     print(f"output: {folder}", flush=True)
     suite.run(config, victim, control, dataset, accelerator.device)
+    if config.attack == "all":
+        print(verdicts.write_report(folder, config.victim))
     print(f"output: {folder}", flush=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareConfig:
+    """Put attacked networks side by side."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders that attack.py was run on."""
+    picture: Path | None = None
+    """Also draw task error against leakage here."""
+
+
+def _compare(argv: list[str]) -> None:
+    from complexnn import verdicts
+
+    config = parse(CompareConfig, argv, "attack.py compare")
+    if not config.runs:
+        raise InputError("name at least one run folder")
+    print(verdicts.compare(config.runs).as_text())
+    if config.picture is not None:
+        verdicts.plot(config.runs, config.picture)
+        print(f"picture: {config.picture}")
 
 
 def open_run(folder: Path, data_dir: Path | None, device: torch.device) -> tuple[SplitNet, Dataset]:

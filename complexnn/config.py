@@ -21,7 +21,8 @@ Group = Literal["decoy", "packed"]
 Weights = Literal["real", "complex"]
 Defence = Literal["none", "laplace", "dropout", "quantise", "nopeek", "decoder"]
 Precision = Literal["fp32", "bf16", "fp16"]
-Attack = Literal["angle", "inversion", "property", "all"]
+Attack = Literal["angle", "span", "inversion", "property", "all"]
+Spending = Literal["quick", "standard", "thorough"]
 
 
 class InputError(ValueError):
@@ -279,37 +280,65 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """What the attackers of one victim may spend."""
+
+    steps: int  # of training, for each network
+    width: int  # channels of the decoders' first level
+    images: int  # test images that attacks are judged on, at most
+    slow_images: int  # the same for attacks that search or optimise for each image
+    slow_draws: int  # and their draws of keys and counterparts, at most
+    iterations: int  # of an optimisation, for each start
+    restarts: int  # starts from noise, beside the one from a decoder's answer
+    repeats: int  # queries of one image that an averaging attacker sees
+
+
+BUDGETS = {
+    "quick": Budget(300, 16, 500, 50, 1, 100, 1, 4),
+    "standard": Budget(3000, 32, 10_000, 200, 2, 400, 2, 8),
+    "thorough": Budget(12_000, 48, 10_000, 500, 5, 1500, 4, 16),
+}
+
+
+@dataclass(frozen=True)
 class AttackConfig:
     """Attack a trained network: recover its keys, its inputs and their hidden properties."""
 
     attack: Positional[Attack]
-    """angle, inversion, property, or all three."""
+    """angle, span, inversion, property, or all of them."""
     victim: Path
     """Run folder of the network to attack."""
     control: Path | None = None
-    """Run folder of the unprotected network (kind additional) to put beside the victim."""
+    """Run folder of the unprotected network (kind additional): the positive control."""
+    budget: Spending = "standard"
+    """What the attackers may spend; verdicts need standard. See docs/attacks.md."""
     output_dir: Path | None = None
     """Where rows, pictures and attackers go; None: the victim's folder."""
     data_dir: Path | None = None
     """Where the victim's data set lies now; None: where it was."""
-    steps: int = 1500
-    """Training steps of each attacker."""
+    steps: int | None = None
+    """Training steps of each attacker; None: the budget's."""
     batch_size: int = 128
     """Images per step."""
     lr: float = 2e-3
     """Peak of the one-cycle schedule (AdamW)."""
-    draws: int = 3
+    draws: int = 5
     """Independent draws of the victim's keys and counterparts on the test images."""
+    gallery: int = 1000
+    """Candidates among which an image is to be identified."""
     limit_test: int | None = None
-    """Judge on this many test images only, drawn with a fixed seed; None: on all."""
+    """Judge on this many test images only, drawn with a fixed seed; None: the budget's."""
     seed: int = 0
     """Seed of the attackers, their batches and all draws."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "steps", "draws")
-        at_least(self, 2, "batch_size")
+        choose("budget", self.budget, BUDGETS)
+        at_least(self, 1, "draws")
+        at_least(self, 2, "batch_size", "gallery")
+        if self.steps is not None:
+            at_least(self, 1, "steps")
         if self.limit_test is not None:
             at_least(self, 2, "limit_test")
         if self.lr <= 0:
@@ -318,6 +347,14 @@ class AttackConfig:
     @property
     def run_dir(self) -> Path:
         return self.output_dir or self.victim
+
+    @property
+    def spend(self) -> Budget:
+        """The budget, with what the flags change about it."""
+        spend = BUDGETS[self.budget]
+        steps, images = self.steps or spend.steps, self.limit_test or spend.images
+        slow = min(spend.slow_images, images)
+        return dataclasses.replace(spend, steps=steps, images=images, slow_images=slow)
 
 
 def at_least(config: Any, bound: float, *names: str) -> None:

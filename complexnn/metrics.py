@@ -41,6 +41,17 @@ def ssim(estimate: Tensor, truth: Tensor) -> Tensor:
     return _ssim(estimate, truth, data_range=1.0, reduction="none", **window).reshape(-1)
 
 
+def tpr_at_fpr(scores: Tensor, truth: Tensor, rate: float = 0.01) -> float:
+    """True-positive rate of the threshold that lets at most ``rate`` of the negatives pass;
+    NaN without positives or negatives. ``(N,), (N,)`` bool."""
+    positive, negative = scores[truth], scores[~truth]
+    if not len(positive) or not len(negative):
+        return math.nan
+    allowed = int(rate * len(negative))  # negatives that may lie above the threshold
+    threshold = negative.sort(descending=True).values[allowed]
+    return (positive > threshold).double().mean().item()
+
+
 def distance_correlation(x: Tensor, y: Tensor) -> Tensor:
     r"""Distance correlation of n paired samples (Székely, Rizzo and Bakirov 2007), in [0, 1].
 

@@ -48,7 +48,9 @@ def test_a_campaign_runs_and_is_not_run_again(commands, tmp_path, monkeypatch, c
     assert "[1/3] train.py" in out
     assert "Classification error in %" in out
     rows = read_rows(tmp_path / "run" / "results.jsonl")
-    assert {"task", "angle", "inversion dec(x)", "property features"} <= {r["name"] for r in rows}
+    assert {"task", "angle phase", "inversion dec(x)", "property features"} <= {
+        r["name"] for r in rows
+    }
 
     assert start(monkeypatch, commands) == 0
     out = capfd.readouterr().out

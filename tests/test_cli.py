@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from complexnn import cli, report
+from complexnn.attacks.roster import ROSTER
 from complexnn.results import read_rows
 
 TINY = ["--epochs", "1", "--limit-train", "100", "--device", "cpu", "--groups", "parity"]
@@ -53,26 +54,37 @@ def test_attacks_end_in_rows_pictures_and_a_report(runs, capsys):
     assert (victim / "model.safetensors").read_bytes() == before
 
     rows = {row["name"]: row for row in read_rows(victim / "results.jsonl")}
-    names = {"task", "angle", "inversion dec(x)", "inversion dec(a*)"} | {
-        f"property {what}"
-        for what in ("images", "features", "reconstructions", "1-nn", "3-nn", "5-nn")
-    }
-    assert rows.keys() == names
-    assert rows["angle"]["metrics"]["angle_error"]["chance"] == pytest.approx(1.5708, abs=1e-4)
+    names = {attack.name for attack in ROSTER}
+    assert rows.keys() == names | {"task", "inversion worst case"}
+    angle = rows["angle angle-regressor"]["metrics"]["angle_error"]
+    assert angle["chance"] == pytest.approx(1.5708, abs=1e-4)
+    assert angle["negative"] == pytest.approx(angle["chance"], rel=0.3)
+    assert rows["span"]["metrics"]["top1"]["value"] == 1
+    assert rows["span"]["metrics"]["top1"]["chance"] == 0.001
+    worst = rows["inversion worst case"]["metrics"]["rmse"]["value"]
+    assert worst <= min(
+        r["metrics"]["rmse"]["value"] for n, r in rows.items() if n.startswith("inversion dec")
+    )
     for name, row in rows.items():
         if name.startswith("inversion"):
-            assert {"value", "low", "high", "floor", "control"} <= row["metrics"]["psnr"].keys()
+            keys = {"value", "low", "high", "floor", "blend", "control"}
+            assert keys <= row["metrics"]["psnr"].keys()
         if name.startswith("property"):
             assert row["metrics"]["error"]["control"] is not None
             assert row["metrics"]["balanced_accuracy"]["chance"] == pytest.approx(0.1)
         assert row["victim"] == rows["task"]["victim"]
 
-    with (victim / "examples" / "inversion.csv").open() as file:
-        assert len(list(csv.reader(file))) == 1 + 40
+    for name in ("inversion-dec-x", "angle-ica", "property-released", "span"):
+        with (victim / "examples" / f"{name}.csv").open() as file:
+            assert len(list(csv.reader(file))) == 1 + 40
     with Image.open(victim / "examples" / "inversion.png") as grid:
         assert grid.width > 300
 
-    capsys.readouterr()
+    said = capsys.readouterr().out
+    for claim in ("angle", "input", "property"):
+        assert f"claim '{claim} hidden': " in said
+    assert "data:image/png;base64," in (victim / "report.html").read_text()
+
     page, picture = runs / "report.html", runs / "picture.png"
     arguments = ["runs", str(control), str(victim), "--html", str(page), "--picture", str(picture)]
     assert cli.run(report.main, arguments) == 0
@@ -88,7 +100,7 @@ def test_an_attacker_that_was_trained_is_not_trained_again(runs, caplog):
     assert attack(*arguments) == 0
     caplog.clear()
     assert attack(*arguments) == 0
-    assert "angle: already done" in caplog.text
+    assert "angle angle-regressor: already done" in caplog.text
     caplog.clear()
     assert attack(*arguments, "--draws", 2) == 0  # judged anew by the attacker that is there
     assert "already trained" in caplog.text

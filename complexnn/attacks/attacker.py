@@ -5,26 +5,29 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from complexnn import checkpoint
-from complexnn.attacks import angle, inference, inversion
-from complexnn.attacks.fitting import Knowledge, Observation, View, take
+from complexnn.attacks import inference, inversion, keys
+from complexnn.attacks.fitting import FitLog, Knowledge, Observation, View
 from complexnn.config import AttackConfig
 from complexnn.images import Dataset
 from complexnn.networks.attackers import PropertyClassifier
+from complexnn.networks.modules import Critic
 from complexnn.networks.registry import topology
 from complexnn.training import random_for
 
 log = logging.getLogger("complexnn")
 _NAMES = (
-    "angle", "dec_x", "dec_a",
-    "property_features", "property_reconstructions", "property_images", "neighbours",
+    "angle", "dec_x", "dec_a", "property_features", "property_reconstructions", "property_images",
+    "neighbours", "judge", "statistics", "dec_set", "dec_mean", "substitute", "dec_substitute",
+    "property_released", "repeats", "choice",
 )  # fmt: skip
+Directions = Callable[[Tensor], Tensor]  # released -> (G, n, d)
 
 
 @dataclasses.dataclass(eq=False)
@@ -36,6 +39,7 @@ class Attacker:
     config: AttackConfig
     folder: Path
     victim_hash: str
+    logs: dict[str, FitLog] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def released(self) -> tuple[int, int, int]:
@@ -45,70 +49,107 @@ class Attacker:
     def rotated(self) -> bool:
         return self.knowledge.net.config.parts > 1
 
+    # ---------------------------------------------------------------------------------- keys
+
     @cached_property
     def regressor(self) -> nn.Module:
         return self._trained(
             "angle",
-            lambda: angle.make_regressor(self.knowledge, self.released),
-            lambda model, rng: angle.fit_regressor(model, self.knowledge, self.config, rng),
+            lambda: keys.make_regressor(self.knowledge, self.released),
+            lambda model, rng: keys.fit_regressor(model, self.knowledge, self.config, rng),
         )
 
     @cached_property
-    def released_decoder(self) -> nn.Module:
+    def judge(self) -> nn.Module:
+        channels, *size = self.released
         return self._trained(
-            "dec_x",
-            lambda: inversion.make_released_decoder(self.knowledge, self.released),
-            lambda model, rng: inversion.fit_released_decoder(
-                model, self.knowledge, self.config, rng
-            ),
+            "judge",
+            lambda: Critic(channels, tuple(size)),
+            lambda model, rng: keys.fit_judge(model, self.knowledge, self.config, rng),
         )
+
+    @cached_property
+    def statistics(self) -> keys.Statistics:
+        return keys.measure_statistics(self.knowledge, self.rng("statistics"))
+
+    @cached_property
+    def key_attacks(self) -> dict[str, Directions]:
+        """Every attack on the key, the cheapest first."""
+        count = keys.candidates(self.knowledge.net.config)
+        found: dict[str, Directions] = {}
+        if count == 1:
+            found["phase"] = lambda x: keys.phase(x, self.statistics)
+        found["ica"] = lambda x: keys.ica(x, self.statistics, self.judge, count=count)
+        found["fast-ica"] = lambda x: keys.fast_ica(x, self.judge, count=count)
+        found["critic-search"] = lambda x: keys.critic_search(x, self.judge, count=count)
+        found["angle-regressor"] = lambda x: keys.regress(self.regressor, x)
+        return found
+
+    @cached_property
+    def best_key_attack(self) -> str:
+        """The attack with the smallest error on the attacker's own validation images."""
+        rng = self.rng("choice")
+        images = self.knowledge.validation.subset(
+            torch.arange(min(64, len(self.knowledge.validation)))
+        )
+        seen = [self.knowledge.observe(b, rng) for b in images.batches(64, self.knowledge.device)]
+
+        def error(name: str) -> float:
+            with torch.no_grad():
+                found = [
+                    keys.errors(self.key_attacks[name](s.released), s.key.directions).mean()
+                    for s in seen
+                ]
+            return torch.stack(found).mean().item()
+
+        # Searches group by group would make every further attack slow; they are judged, not used.
+        errors = {n: error(n) for n in self.key_attacks if n not in ("fast-ica", "critic-search")}
+        best = min(errors, key=errors.__getitem__)
+        log.info("features a* are recovered by %s (%.4f rad)", best, errors[best])
+        return best
+
+    @torch.no_grad()
+    def features(self, seen: Observation) -> Tensor:
+        """a* of every query by the best key attack, in the batch's order."""
+        if not self.rotated:
+            return seen.released.flatten(0, 1)
+        return keys.recover(self.key_attacks[self.best_key_attack](seen.released), seen)
+
+    # ----------------------------------------------------------------------------- inversion
+
+    @cached_property
+    def released_decoder(self) -> nn.Module:
+        config = self.knowledge.net.config
+        packed = self.rotated and config.group == "packed"
+        return self._released_decoder("dec_x", self.knowledge, config.dim if packed else 1)
+
+    @cached_property
+    def set_decoder(self) -> nn.Module:
+        """dec(x) of all the group's images, decoys included."""
+        return self._released_decoder("dec_set", self.knowledge, self.knowledge.net.config.dim)
+
+    @cached_property
+    def substitute_decoder(self) -> nn.Module:
+        """dec(x) of an attacker that does not know the encoder and trains a substitute."""
+        substitute = self._trained(
+            "substitute",
+            lambda: inversion.make_substitute(self.knowledge),
+            lambda model, rng: inversion.fit_substitute(model, self.knowledge, self.config, rng),
+        )
+        pretended = inversion.pretend(self.knowledge, substitute)
+        config = self.knowledge.net.config
+        packed = self.rotated and config.group == "packed"
+        return self._released_decoder("dec_substitute", pretended, config.dim if packed else 1)
 
     @cached_property
     def feature_decoder(self) -> nn.Module:
         if not self.rotated:
             return self.released_decoder  # x is a: one decoder, one attack
-        return self._trained(
-            "dec_a",
-            lambda: inversion.make_feature_decoder(self.knowledge, self.released),
-            lambda model, rng: inversion.fit_feature_decoder(
-                model, self.features, self.knowledge, self.config, rng
-            ),
-        )
+        return self._feature_decoder("dec_a", self.features)
 
-    @cache  # noqa: B019 - an attacker lives as long as the command
-    def classifier(self, what: str) -> nn.Module:
-        """The property attacker that was trained on ``what``: a key of :attr:`views`."""
-        view = self.views[what]
-        channels = self.released[0] if what == "features" else self.dataset.shape[0]
-        return self._trained(
-            f"property_{what}",
-            lambda: PropertyClassifier(channels, len(self.dataset.classes)),
-            lambda model, rng: inference.fit_classifier(
-                model, view, self.knowledge, self.config, rng, f"classifier of {what}"
-            ),
-        )
-
-    @property
-    def views(self) -> dict[str, View]:
-        """What property attackers look at, by name."""
-        return {
-            "features": self.features,
-            "reconstructions": self.reconstructions,
-            "images": lambda seen: seen.batch.images,
-        }
-
-    @torch.no_grad()
-    def features(self, seen: Observation) -> Tensor:
-        """a* of every query, in the batch's order: ``(queries, C', H', W')``.
-
-        Packed groups come back in an order that the attacker cannot know; for training (on its
-        own keys) and for scoring they are put in the true one.
-        """
-        if not self.rotated:
-            return seen.released.flatten(0, 1)
-        directions, features = angle.recover(self.regressor, seen.released)
-        place = angle.match(directions, seen.key.directions).argsort(dim=1)
-        return take(features, place).flatten(0, 1)[: seen.key.queries]
+    @cached_property
+    def mean_decoder(self) -> nn.Module:
+        return self._feature_decoder("dec_mean", self.mean_features)
 
     @torch.no_grad()
     def reconstructions(self, seen: Observation) -> Tensor:
@@ -116,26 +157,79 @@ class Attacker:
         return self.feature_decoder(self.features(seen)).squeeze(1)
 
     @torch.no_grad()
-    def direct_reconstructions(self, seen: Observation) -> Tensor:
-        """dec(x), under the best assignment where groups have no order."""
-        guess = self.released_decoder(seen.released.flatten(1, 2))
-        truth = inversion.true_images(seen, guess.shape[1])
-        place = inversion.match(guess, truth).argsort(dim=1)
-        return take(guess, place).flatten(0, 1)[: seen.key.queries]
+    def mean_features(self, seen: Observation, *, same_group: bool = False) -> Tensor:
+        """a* averaged over repeated queries of the same images."""
+        times = self.config.spend.repeats
+        again = self.knowledge.repeat(seen.batch, times, self._queries, same_group=same_group)
+        return torch.stack([self.features(s) for s in again]).mean(dim=0)
 
-    def prepare(self, attack: str) -> None:
-        """Train, or load, every network that ``attack`` uses."""
-        if self.rotated:
-            _ = self.regressor
-        if attack in ("inversion", "property"):
-            _ = self.feature_decoder
-        if attack == "inversion":
-            _ = self.released_decoder
-        if attack == "property":
-            for what in self.views:
-                self.classifier(what)
+    @cached_property
+    def _queries(self) -> Generator:
+        return self.rng("repeats")
 
-    def rng(self, name: str) -> torch.Generator:
+    def _released_decoder(self, name: str, knowledge: Knowledge, images: int) -> nn.Module:
+        width = self.config.spend.width
+        return self._trained(
+            name,
+            lambda: inversion.make_released_decoder(
+                knowledge, self.released, images=images, width=width
+            ),
+            lambda model, rng: inversion.fit_released_decoder(
+                model, knowledge, self.config, rng, f"decoder {name}"
+            ),
+        )
+
+    def _feature_decoder(self, name: str, view: View) -> nn.Module:
+        return self._trained(
+            name,
+            lambda: inversion.make_feature_decoder(
+                self.knowledge, self.released, width=self.config.spend.width
+            ),
+            lambda model, rng: inversion.fit_feature_decoder(
+                model, view, self.knowledge, self.config, rng, f"decoder {name}"
+            ),
+        )
+
+    # ------------------------------------------------------------------------------ property
+
+    @property
+    def views(self) -> dict[str, View]:
+        """What property attackers look at, by name."""
+        views = {
+            "images": lambda seen: seen.batch.images,
+            "features": self.features,
+            "reconstructions": self.reconstructions,
+        }
+        if self.rotated and self.knowledge.net.config.group == "decoy":
+            views["released"] = lambda seen: seen.released.flatten(1, 2)
+        return views
+
+    @cache  # noqa: B019 - an attacker lives as long as the command
+    def classifier(self, what: str) -> nn.Module:
+        """A classifier of the hidden classes, trained on ``what``: a key of :attr:`views`."""
+        channels = {
+            "images": self.dataset.shape[0],
+            "reconstructions": self.dataset.shape[0],
+            "features": self.released[0],
+            "released": self.knowledge.net.config.parts * self.released[0],
+        }[what]
+        fit = partial(
+            inference.fit_classifier, view=self.views[what], knowledge=self.knowledge,
+            config=self.config, what=f"classifier of {what}",
+        )  # fmt: skip
+        return self._trained(
+            f"property_{what}",
+            lambda: PropertyClassifier(channels, len(self.dataset.classes)),
+            lambda model, rng: fit(model, generator=rng),
+        )
+
+    @cached_property
+    def neighbours(self) -> dict:
+        return inference.fit_neighbours(self.features, self.knowledge, self.rng("neighbours"))
+
+    # ----------------------------------------------------------------------------------------
+
+    def rng(self, name: str) -> Generator:
         """The generator of one attacker: independent of what else is trained."""
         return random_for("attack", self.config.seed, _NAMES.index(name))
 
@@ -143,21 +237,25 @@ class Attacker:
         self,
         name: str,
         make: Callable[[], nn.Module],
-        fit: Callable[[nn.Module, torch.Generator], None],
+        fit: Callable[[nn.Module, Generator], FitLog],
     ) -> nn.Module:
         """Load the attacker if it was trained with these settings on this victim, else train."""
-        settings = {k: getattr(self.config, k) for k in ("steps", "batch_size", "lr", "seed")}
+        settings = {k: getattr(self.config, k) for k in ("batch_size", "lr", "seed")}
+        spend = self.config.spend
+        settings |= {"steps": spend.steps, "width": spend.width, "repeats": spend.repeats}
         about = {"victim": self.victim_hash, "settings": settings}
         path = self.folder / f"{name}.safetensors"
         torch.manual_seed(self.config.seed)
         model = make().to(self.knowledge.device)
         if path.is_file():
             state, known = checkpoint.read(path)
-            if known == about:
+            fitted = known.pop("fit", None)
+            if known == about and fitted is not None:
                 log.info("%s: already trained, %s", name, path)
+                self.logs[name] = FitLog(**fitted)
                 checkpoint.restore(model, state, str(path))
                 return model.eval().requires_grad_(False)
-        fit(model, self.rng(name))
+        self.logs[name] = fit(model, self.rng(name))
         self.folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.save(path, model, about)
+        checkpoint.save(path, model, about | {"fit": self.logs[name].as_dict()})
         return model

@@ -1,4 +1,4 @@
-"""How every attacker is trained: on its own images, to the end of its schedule, best state kept."""
+"""What an attacker knows, and how its networks are trained: on its own images only."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import copy
 import itertools
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Generator, Tensor, nn
 
+from complexnn import functional as cF
 from complexnn.config import AttackConfig
 from complexnn.images import Batch, ImageSet
 from complexnn.networks.split import Key, SplitNet
@@ -24,11 +25,22 @@ CHECKS = 10  # how often the attacker looks at its own validation images
 
 @dataclass(frozen=True)
 class Observation:
-    """A query of the attacker's own: it chose the images and so knows everything about it."""
+    """A query with everything about it: the attacker's own, or the victim's while it is scored."""
 
     batch: Batch
     released: Tensor
     key: Key
+    index: Tensor | None = None  # places of the batch's images in the set they come from
+
+    @property
+    def parts(self) -> Tensor:
+        """The features behind the released tensor: ``(G, d, C, H, W)``."""
+        return cF.rotate(self.released, self.key.rotation.mT)
+
+    @property
+    def images(self) -> Tensor:
+        """The images behind them: ``(G, d, C, H, W)``."""
+        return self.batch.images[self.key.members]
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,21 @@ class Knowledge:
     def observe(self, batch: Batch, generator: Generator) -> Observation:
         """Encode a batch of the attacker's own images under fresh keys."""
         return Observation(batch, *self.net.encode(batch.images, generator=generator))
+
+    @torch.no_grad()
+    def repeat(
+        self, batch: Batch, times: int, generator: Generator, *, same_group: bool
+    ) -> list[Observation]:
+        """Several queries of the same images under fresh keys, with the same or with fresh
+        counterparts."""
+        net, found = self.net, []
+        features = net.features(batch.images)
+        groups = net.group(features, generator=generator)
+        for _ in range(times):
+            if not same_group:
+                groups = net.group(features, generator=generator)
+            found.append(Observation(batch, *net.rotate(groups, generator=generator)))
+        return found
 
     def endless(self, batch_size: int, generator: Generator) -> Iterator[Observation]:
         """Training observations, pass after pass, keys never twice the same."""
@@ -63,6 +90,27 @@ Loss = Callable[[nn.Module, Observation], Tensor]
 View = Callable[[Observation], Tensor]  # what an attacker makes of a query, in the batch's order
 
 
+@dataclass(frozen=True)
+class FitLog:
+    """How a training went: losses over its first and last tenth, and the best validation loss."""
+
+    first: float
+    last: float
+    validation: float
+
+    def flags(self) -> list[str]:
+        """What looks wrong about it."""
+        found = []
+        if not self.last < 0.98 * self.first:
+            found.append(f"training loss did not fall ({self.first:.4g} to {self.last:.4g})")
+        if self.validation > 2 * self.last and self.last < 0.9 * self.first:
+            found.append(f"overfit (training {self.last:.4g}, validation {self.validation:.4g})")
+        return found
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
 @torch.enable_grad()
 def fit(
     model: nn.Module,
@@ -71,26 +119,29 @@ def fit(
     config: AttackConfig,
     generator: Generator,
     what: str,
-) -> None:
-    """Train ``model`` in place: AdamW, one cycle, and in the end the state that was best on the
-    attacker's validation images."""
+) -> FitLog:
+    """Train ``model`` in place: AdamW, one cycle over the budget's steps, and in the end the state
+    that was best on the attacker's validation images (early stopping in hindsight)."""
     model.to(knowledge.device)
+    steps = config.spend.steps
     optimiser = torch.optim.AdamW(weight_groups(model, 0.01), lr=config.lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.lr, total_steps=config.steps + 1, pct_start=0.1
+        optimiser, config.lr, total_steps=steps + 1, pct_start=0.1
     )
     held_out = knowledge.held_out(config.batch_size)
-    every = max(1, config.steps // CHECKS)
+    every = max(1, steps // CHECKS)
     best, kept = float("inf"), copy.deepcopy(model.state_dict())
+    losses: list[float] = []
     observations = knowledge.endless(config.batch_size, generator)
-    for step in track(range(1, config.steps + 1), config.steps, what):
+    for step in track(range(1, steps + 1), steps, what):
         model.train()
         value = loss(model, next(observations))
         optimiser.zero_grad()
         value.backward()
         optimiser.step()
         schedule.step()
-        if step % every == 0 or step == config.steps:
+        losses.append(value.item())
+        if step % every == 0 or step == steps:
             model.eval()
             with torch.no_grad():
                 checked = sum(loss(model, seen).item() for seen in held_out) / len(held_out)
@@ -99,22 +150,26 @@ def fit(
     model.load_state_dict(kept)
     model.eval().requires_grad_(False)
     log.info("%s: validation loss %.5f", what, best)
+    tenth = max(1, steps // 10)
+    return FitLog(sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth, best)
 
 
 def best_matching(cost: Tensor) -> Tensor:
-    """For each sample the assignment of rows to columns of least total cost.
+    """For each sample the assignment of rows to distinct columns of least total cost.
 
-    Where a group's queries come in no order that could be known, estimates are compared with the
-    truth under the best assignment. ``(B, m, m) -> (B, m)``: the column of each row.
+    Where an attacker's answers come in no order that could be known, each truth is compared with
+    the answer that the best assignment gives it. ``(B, m, n) -> (B, m)`` with m <= n: the column
+    of each row.
     """
     if cost.shape[1] == 1:
-        return torch.zeros(cost.shape[:2], dtype=torch.long, device=cost.device)
+        return cost.argmin(dim=2)
     solved = [linear_sum_assignment(c)[1] for c in cost.detach().cpu().double().numpy()]
     return torch.stack([torch.from_numpy(columns) for columns in solved]).to(cost.device)
 
 
 def take(values: Tensor, columns: Tensor) -> Tensor:
-    """Reorder axis 1 of ``(B, m, ...)`` by ``columns`` of :func:`best_matching`."""
+    """The entries of axis 1 that ``columns`` of :func:`best_matching` names:
+    ``(B, n, ...), (B, m) -> (B, m, ...)``."""
     index = columns.view(*columns.shape, *[1] * (values.dim() - 2)).expand(
         -1, -1, *values.shape[2:]
     )

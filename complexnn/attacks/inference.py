@@ -1,4 +1,4 @@
-"""Property inference: classes that the victim never learned, from what its server sees."""
+"""Property inference: what the victim never learned, from what its server sees."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Generator, Tensor
 
 from complexnn import tasks
-from complexnn.attacks.fitting import Knowledge, Observation, View, fit
+from complexnn.attacks.fitting import FitLog, Knowledge, Observation, View, fit
 from complexnn.config import AttackConfig
 from complexnn.images import ImageSet
 from complexnn.networks.attackers import PropertyClassifier
@@ -25,14 +25,13 @@ def fit_classifier(
     config: AttackConfig,
     generator: Generator,
     what: str,
-) -> None:
-    """Train a classifier of the hidden classes on one view of the attacker's own queries:
-    recovered features, or reconstructions."""
+) -> FitLog:
+    """Train a classifier of the hidden classes on one view of the attacker's own queries."""
 
     def loss(model: PropertyClassifier, seen: Observation) -> Tensor:
         return tasks.loss(model(view(seen)), seen.batch.classes).mean()
 
-    fit(model, loss, knowledge, config, generator, what)
+    return fit(model, loss, knowledge, config, generator, what)
 
 
 @torch.no_grad()

@@ -1,63 +1,117 @@
-"""Inversion: U-Nets that decode images from released tensors or from recovered features."""
+"""Inversion by decoders: U-Nets from released tensors or from recovered features to images."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import torch
 from torch import Generator, Tensor
 
-from complexnn.attacks.fitting import Knowledge, Observation, View, best_matching, fit, take
+from complexnn import tasks
+from complexnn.attacks.fitting import (
+    FitLog,
+    Knowledge,
+    Observation,
+    View,
+    best_matching,
+    fit,
+    take,
+)
 from complexnn.config import AttackConfig
 from complexnn.networks.attackers import UNet
+from complexnn.networks.registry import build
+from complexnn.networks.split import SplitNet
 
 
-def true_images(seen: Observation, queries: int) -> Tensor:
-    """The images of the first ``queries`` members of each group: ``(G, queries, C, H, W)``."""
-    return seen.batch.images[seen.key.members[:, :queries]]
+def match(guess: Tensor, truth: Tensor) -> Tensor:
+    """The guess that each true image is compared with: ``(G, n, ...), (G, m, ...) -> (G, m)``."""
+    return best_matching(torch.cdist(truth.flatten(2).float(), guess.flatten(2).float()).square())
+
+
+def decoded(model: UNet, seen: Observation) -> Tensor:
+    """dec(x) of every query, in the batch's order: ``(queries, C, H, W)``.
+
+    Where the decoder returns an unordered set, each query's image is compared with the one that
+    the best assignment gives it.
+    """
+    guess = model(seen.released.flatten(1, 2))
+    queries = seen.key.directions.shape[1]
+    truth = seen.images[:, :queries]
+    return take(guess, match(guess, truth)).flatten(0, 1)[: seen.key.queries]
+
+
+def make_released_decoder(
+    knowledge: Knowledge, released: tuple[int, int, int], *, images: int, width: int
+) -> UNet:
+    """A fresh dec(x) that returns ``images`` images of each group."""
+    config = knowledge.net.config
+    image = (config.in_channels, *config.image_size)
+    return UNet(config.parts * released[0], image, images=images, width=width)
 
 
 def fit_released_decoder(
-    model: UNet, knowledge: Knowledge, config: AttackConfig, generator: Generator
-) -> None:
-    """dec(x): all parts in, the group's images out, without any estimate of the key.
+    model: UNet, knowledge: Knowledge, config: AttackConfig, generator: Generator, what: str
+) -> FitLog:
+    """dec(x): all parts in, the group's first images out, without any estimate of the key.
 
-    Loss: mean squared error; for packed groups, whose images come in no order, under the best
+    Loss: mean squared error; for several images, which come in no order, under the best
     assignment.
     """
 
     def loss(model: UNet, seen: Observation) -> Tensor:
         guess = model(seen.released.flatten(1, 2))
-        truth = true_images(seen, model.images)
-        return (guess - take(truth, match(guess, truth))).square().mean()
+        truth = seen.images[:, : model.images]
+        return (take(guess, match(guess, truth)) - truth).square().mean()
 
-    fit(model, loss, knowledge, config, generator, "decoder of x")
+    return fit(model, loss, knowledge, config, generator, what)
 
 
-def make_released_decoder(knowledge: Knowledge, released: tuple[int, int, int]) -> UNet:
-    """A fresh dec(x)."""
+def make_feature_decoder(
+    knowledge: Knowledge, released: tuple[int, int, int], *, width: int
+) -> UNet:
+    """A fresh dec(a*)."""
     config = knowledge.net.config
-    queries = config.dim if config.parts > 1 and config.group == "packed" else 1
-    image = (config.in_channels, *config.image_size)
-    return UNet(config.parts * released[0], image, images=queries)
+    return UNet(released[0], (config.in_channels, *config.image_size), width=width)
 
 
 def fit_feature_decoder(
-    model: UNet, recover: View, knowledge: Knowledge, config: AttackConfig, generator: Generator
-) -> None:
+    model: UNet,
+    recover: View,
+    knowledge: Knowledge,
+    config: AttackConfig,
+    generator: Generator,
+    what: str,
+) -> FitLog:
     """dec(a*): trained on the features that the attacker recovers, not on true ones."""
 
     def loss(model: UNet, seen: Observation) -> Tensor:
         guess = model(recover(seen)).squeeze(1)
         return (guess - seen.batch.images).square().mean()
 
-    fit(model, loss, knowledge, config, generator, "decoder of a*")
+    return fit(model, loss, knowledge, config, generator, what)
 
 
-def make_feature_decoder(knowledge: Knowledge, released: tuple[int, int, int]) -> UNet:
-    """A fresh dec(a*)."""
-    config = knowledge.net.config
-    return UNet(released[0], (config.in_channels, *config.image_size))
+def make_substitute(knowledge: Knowledge) -> SplitNet:
+    """A network for an attacker that does not know the encoder: the server's weights, which it
+    has, between a fresh encoder and a fresh decoder."""
+    substitute = build(knowledge.net.config)
+    substitute.processing.load_state_dict(knowledge.net.processing.state_dict())
+    substitute.processing.requires_grad_(False)
+    return substitute
 
 
-def match(guess: Tensor, truth: Tensor) -> Tensor:
-    """The true image that each reconstruction stands for: ``(G, m, C, H, W) x 2 -> (G, m)``."""
-    return best_matching(torch.cdist(guess.flatten(2).float(), truth.flatten(2).float()).square())
+def fit_substitute(
+    model: SplitNet, knowledge: Knowledge, config: AttackConfig, generator: Generator
+) -> FitLog:
+    """Train the substitute's encoder and decoder on the victim's task."""
+
+    def loss(model: SplitNet, seen: Observation) -> Tensor:
+        logits = model(seen.batch.images, generator=generator)
+        return tasks.loss(logits, seen.batch.labels).mean()
+
+    return fit(model, loss, knowledge, config, generator, "substitute network")
+
+
+def pretend(knowledge: Knowledge, substitute: SplitNet) -> Knowledge:
+    """What the attacker believes to know: its substitute in the victim's place."""
+    return dataclasses.replace(knowledge, net=substitute.eval().requires_grad_(False))

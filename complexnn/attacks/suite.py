@@ -3,55 +3,73 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import logging
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from complexnn import checkpoint, metrics, results, tasks
-from complexnn.attacks import angle, inference
+from complexnn import checkpoint, metrics, results
+from complexnn.attacks import roster, scoring
 from complexnn.attacks.attacker import Attacker
 from complexnn.attacks.fitting import Knowledge, Observation
 from complexnn.attacks.pictures import save_grid
+from complexnn.attacks.roster import ROSTER, Attack
+from complexnn.attacks.scoring import Scoring
 from complexnn.config import AttackConfig, InputError, to_dict
-from complexnn.images import Dataset, ImageSet
+from complexnn.images import Dataset
 from complexnn.networks.split import SplitNet
-from complexnn.progress import track
+from complexnn.progress import duration, track
 from complexnn.training import eval_batch, random_for
 
 log = logging.getLogger("complexnn")
 PICTURES = 10  # random test images in a grid
+SMALLER = ("angle_error", "rmse", "feature_distance", "error")  # of these, less is more leakage
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class Target:
-    """A network under attack and the images it is judged on."""
+    """A network under attack, and the images it is judged on."""
 
-    attacker: Attacker
-    test: ImageSet
+    def __init__(
+        self, net: SplitNet, dataset: Dataset, config: AttackConfig, folder: Path, weights: Path
+    ) -> None:
+        device = next(net.parameters()).device
+        self.victim_hash = checkpoint.sha256(weights)
+        knowledge = Knowledge(net, dataset.train.to(device), dataset.validation.to(device), device)
+        attackers = folder / "attackers" / self.victim_hash[:12]
+        self.attacker = Attacker(knowledge, dataset, config, attackers, self.victim_hash)
+        count = min(config.spend.images, len(dataset.test))
+        order = torch.randperm(len(dataset.test), generator=torch.Generator().manual_seed(0))
+        chosen = order[:count] if count < len(order) else torch.arange(count)
+        self.test = dataset.test.subset(chosen).to(device)
+        self.scoring = Scoring(self.attacker, self.test)
+        self.folder, self.dataset, self.config = folder, dataset, config
 
-    def observations(self, draw: int, what: str) -> Any:
+    def judged(self, attack: Attack) -> tuple[int, int]:
+        """Images and draws that an attack is judged on."""
+        spend = self.config.spend
+        least = 2 * self.attacker.knowledge.net.config.parts  # so that groups can be filled
+        if attack.slow:
+            images = min(max(spend.slow_images, least), len(self.test))
+            return images, min(self.config.draws, spend.slow_draws)
+        return len(self.test), self.config.draws
+
+    def observations(self, draw: int, what: str, count: int) -> Iterator[Observation]:
         """Queries of the victim's user under fresh keys, one draw of them."""
-        keys = random_for("evaluation", self.attacker.config.seed, draw)
-        size = eval_batch(self.attacker.knowledge.net.config.parts)
-        batches = self.test.batches(size, self.attacker.knowledge.device)
-        steps = -(-len(self.test) // size)
-        for batch in track(batches, steps, what):
-            yield self.attacker.knowledge.observe(batch, keys)
-
-    def per_image(self, measure: Callable[[Observation], Tensor], what: str) -> Tensor:
-        """``measure`` for every test image, mean over the draws: ``(N, ...)``."""
-        draws = self.attacker.config.draws
-        every = [
-            torch.cat([measure(seen).cpu() for seen in self.observations(draw, what)])
-            for draw in range(draws)
-        ]
-        return torch.stack(every).double().mean(dim=0)
+        knowledge = self.attacker.knowledge
+        rng = random_for("evaluation", self.config.seed, draw)
+        size = eval_batch(knowledge.net.config.parts)
+        images = self.test.subset(torch.arange(count))
+        begun = 0
+        for batch in track(images.batches(size, knowledge.device), -(-count // size), what):
+            seen = knowledge.observe(batch, rng)
+            index = torch.arange(begun, begun + len(batch.images))
+            begun += len(batch.images)
+            yield Observation(batch, seen.released, seen.key, index)
 
 
 def run(
@@ -61,7 +79,14 @@ def run(
     dataset: Dataset,
     device: torch.device,
 ) -> None:
-    """Run the attacks that ``config`` asks for and write rows, tables and pictures."""
+    """Run the attacks that ``config`` asks for; write rows, tables and pictures.
+
+    The positive control gets the same attacks first. Rows that are there already, of the same
+    weights and settings, are not made again, so a run that was interrupted goes on.
+
+    Raises:
+        InputError: an attack that the victim has nothing for.
+    """
     if config.attack == "angle" and victim.config.parts == 1:
         raise InputError(f"kind {victim.config.kind} has no key: attack angle needs kind complex")
     if config.attack == "property" and not dataset.hidden:
@@ -69,224 +94,249 @@ def run(
             f"the victim learned the classes of {dataset.name} themselves, so nothing is hidden: "
             "train it with --groups"
         )
-    test = dataset.test
-    if config.limit_test is not None:
-        chosen = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
-        test = test.subset(chosen[: config.limit_test])
-    (config.run_dir / "examples").mkdir(parents=True, exist_ok=True)
-
-    def target(net: SplitNet, folder: Path) -> Target:
-        victim_hash = checkpoint.sha256(folder / "model.safetensors")
-        knowledge = Knowledge(net, dataset.train.to(device), dataset.validation.to(device), device)
-        attackers = (config.output_dir or folder) / "attackers" / victim_hash[:12]
-        return Target(Attacker(knowledge, dataset, config, attackers, victim_hash), test.to(device))
-
-    attacked = target(victim, config.victim)
-    compared = None if control is None else target(control, config.control)
-    victim_hash = attacked.attacker.victim_hash
-    for name in families(config, victim.config.parts > 1, dataset.hidden):
-        if done(config, name, victim_hash):
-            log.info("%s: already done, see %s", name, config.run_dir / "results.jsonl")
-            continue
-        started = time.time()
-        attacked.attacker.prepare(name)
-        if compared is not None and name != "angle":
-            compared.attacker.prepare(name)
-        for row_name, measured in ATTACKS[name](attacked, compared):
-            row = {
-                "name": row_name,
-                "attack": name,
-                "metrics": measured,
-                "images": len(test),
-                "draws": config.draws,
-                "config": to_dict(config),
-                "victim": victim_hash,
-                **results.stamp(device, started),
-            }
-            results.append_row(config.run_dir / "results.jsonl", row)
-            print(summary(row), flush=True)
+    beside: dict[str, dict[str, Any]] = {}
+    compared = None
+    if control is not None:
+        folder = config.output_dir / "control" if config.output_dir else config.control
+        results.prepare_folder(folder)
+        compared = Target(control, dataset, config, folder, config.control / "model.safetensors")
+        beside = _attack(compared, {})
+    folder = config.run_dir
+    target = Target(victim, dataset, config, folder, config.victim / "model.safetensors")
+    _attack(target, beside)
+    if config.attack in ("inversion", "all"):
+        _worst_case(target)
+        _draw(target, compared)
 
 
 def families(config: AttackConfig, rotated: bool, hidden: bool) -> list[str]:
-    """The attacks that ``config`` asks for and that the victim allows: a key to recover needs a
+    """The families that ``config`` asks for and that the victim allows: a key to recover needs a
     rotation, a property to infer one that the victim never learned."""
-    wanted = list(ATTACKS) if config.attack == "all" else [config.attack]
-    possible = {"angle": rotated, "inversion": True, "property": hidden}
-    return [name for name in wanted if possible[name]]
+    every = list(dict.fromkeys(attack.family for attack in ROSTER))
+    wanted = every if config.attack == "all" else [config.attack]
+    possible = {"angle": rotated, "property": hidden}
+    return [name for name in wanted if possible.get(name, True)]
 
 
-def done(config: AttackConfig, family: str, victim_hash: str) -> bool:
-    """Whether these attacks were made on these weights with the same settings."""
-    where = {name: None for name in ("attack", "victim", "output_dir", "data_dir", "device")}
+def made(config: AttackConfig, folder: Path, victim_hash: str) -> dict[str, dict[str, Any]]:
+    """Rows of attacks that were made on these weights with the same settings, by name."""
+    where = dict.fromkeys(("attack", "victim", "output_dir", "data_dir", "device", "control"))
     settings = to_dict(config) | where
-    return any(
-        row.get("attack") == family
-        and row["victim"] == victim_hash
-        and row["config"] | where == settings
-        for row in results.read_rows(config.run_dir / "results.jsonl")
-    )
-
-
-Rows = list[tuple[str, dict[str, dict[str, float | None]]]]
-
-
-def attack_angle(target: Target, control: Target | None) -> Rows:
-    """Mean circular error of the regressed key; no control, which has no key."""
-    attacker = target.attacker
-
-    def error(seen: Observation) -> Tensor:
-        directions, _ = angle.recover(attacker.regressor, seen.released)
-        return angle.errors(directions, seen.key.directions).flatten()[: seen.key.queries]
-
-    errors = target.per_image(error, "angle")
-    low, high = metrics.mean_interval(errors)
-    blind = angle.chance(attacker.regressor.dim, attacker.regressor.vectors)
-    value = {"value": errors.mean().item(), "low": low, "high": high, "chance": blind}
-    return [("angle", {"angle_error": value})]
-
-
-IMAGE_MEASURES = {"rmse": metrics.rmse, "psnr": metrics.psnr, "ssim": metrics.ssim}
-
-
-def attack_inversion(target: Target, control: Target | None) -> Rows:
-    """Reconstruction errors of dec(x) and dec(a*) beside the mean image and the control."""
-    attacker = target.attacker
-    decoders = {"dec(x)": attacker.direct_reconstructions}
-    if attacker.rotated:
-        decoders["dec(a*)"] = attacker.reconstructions
-
-    def measures(reconstruct: Callable[[Observation], Tensor]) -> Callable[[Observation], Tensor]:
-        def measure(seen: Observation) -> Tensor:
-            guess, truth = reconstruct(seen), seen.batch.images
-            return torch.stack([m(guess, truth) for m in IMAGE_MEASURES.values()], dim=1)
-
-        return measure
-
-    mean_image = _mean_image(attacker)
-    tables = {name: target.per_image(measures(decoder), name) for name, decoder in decoders.items()}
-    floor = target.per_image(
-        measures(lambda seen: mean_image.expand_as(seen.batch.images)), "mean image"
-    )
-    best = None
-    if control is not None:
-        best = control.per_image(measures(control.attacker.reconstructions), "control")
-
-    rows: Rows = []
-    for name, table in tables.items():
-        measured = {}
-        for column, measure in enumerate(IMAGE_MEASURES):
-            values = table[:, column]
-            low, high = metrics.mean_interval(values)
-            measured[measure] = {
-                "value": values.mean().item(), "low": low, "high": high,
-                "floor": floor[:, column].mean().item(),
-                "control": None if best is None else best[:, column].mean().item(),
-            }  # fmt: skip
-        rows.append((f"inversion {name}", measured))
-
-    examples = attacker.config.run_dir / "examples"
-    _write_csv(examples / "inversion.csv", tables | {"mean image": floor})
-    seed = attacker.config.seed
-    chosen = torch.randperm(len(target.test), generator=torch.Generator().manual_seed(seed))
-    shown = target.test.subset(chosen[: max(PICTURES, attacker.knowledge.net.config.dim)])
-    grid = {"input": None, **decoders}
-    pictures = _pictures(Target(attacker, shown), grid)
-    if control is not None:
-        control_shown = Target(control.attacker, shown)
-        name = f"{control.attacker.knowledge.net.config.kind} (control)"
-        pictures |= _pictures(control_shown, {name: control.attacker.reconstructions})
-    save_grid(
-        examples / "inversion.png", {name: rows_[:PICTURES] for name, rows_ in pictures.items()},
-        f"{len(shown.classes[:PICTURES])} test images drawn at random with seed {seed}",
-    )  # fmt: skip
-    return rows
-
-
-def attack_property(target: Target, control: Target | None) -> Rows:
-    """Error of the hidden class: classifiers on features, reconstructions and images, and k-NN."""
-    predicted = {t: _predictions(t) for t in (target, control) if t is not None}
-    train, test = target.attacker.knowledge.train, target.test
-    chance = tasks.blind_error(test.classes, train.classes)
-    knowing = inference.given_label(train, test)
-    occurring = 2 if test.classes.dim() == 2 else len(test.classes.unique())
-    rows: Rows = []
-    for name, guesses in predicted[target].items():
-        errors = tasks.errors(guesses, test.classes).mean(dim=0)  # over the draws
-        low, high = metrics.mean_interval(errors)
-        other = None if control is None else predicted[control][name]
-        measured: dict[str, dict[str, float | None]] = {
-            "error": {
-                "value": errors.mean().item(), "low": low, "high": high, "chance": chance,
-                "given_label": knowing,
-                "control": None if other is None
-                else tasks.errors(other, test.classes).mean().item(),
-            },
-            "balanced_accuracy": {
-                "value": _balanced(guesses, test.classes), "chance": 1 / occurring,
-                "control": None if other is None else _balanced(other, test.classes),
-            },
-        }  # fmt: skip
-        rows.append((f"property {name}", measured))
-    return rows
-
-
-def _balanced(guesses: Tensor, truth: Tensor) -> float:
-    """Balanced accuracy, mean over the draws."""
-    return sum(tasks.balanced_accuracy(g, truth) for g in guesses) / len(guesses)
-
-
-ATTACKS = {"angle": attack_angle, "inversion": attack_inversion, "property": attack_property}
-
-
-@torch.no_grad()
-def _predictions(target: Target) -> dict[str, Tensor]:
-    """Hidden classes predicted by each attack: name to ``(draws, N)``."""
-    attacker = target.attacker
-    neighbours = inference.fit_neighbours(
-        attacker.features, attacker.knowledge, attacker.rng("neighbours")
-    )
-    found: dict[str, list[Tensor]] = {}
-    for draw in range(attacker.config.draws):
-        chunks: dict[str, list[Tensor]] = {}
-        for seen in target.observations(draw, "property"):
-            features = attacker.features(seen)
-            images = attacker.feature_decoder(features).squeeze(1)
-            views = {"images": images, "features": features, "reconstructions": images}
-            guesses = {
-                name: tasks.answers(attacker.classifier(name)(view), seen.batch.classes)
-                for name, view in views.items()
-            }
-            flat = features.flatten(1).cpu().numpy()
-            for k, model in neighbours.items():
-                guesses[f"{k}-nn"] = torch.from_numpy(model.predict(flat))
-            for name, guess in guesses.items():
-                chunks.setdefault(name, []).append(guess.cpu())
-        for name, parts in chunks.items():
-            found.setdefault(name, []).append(torch.cat(parts))
-    return {name: torch.stack(draws) for name, draws in found.items()}
-
-
-def _mean_image(attacker: Attacker) -> Tensor:
-    knowledge = attacker.knowledge
-    batches = knowledge.train.batches(256, knowledge.device)
-    return sum(b.images.sum(0) for b in batches) / len(knowledge.train)
-
-
-def _pictures(
-    target: Target, reconstruct: dict[str, Callable[[Observation], Tensor] | None]
-) -> dict[str, Tensor]:
-    seen = next(iter(target.observations(0, "pictures")))
     return {
-        name: (seen.batch.images if f is None else f(seen)).cpu() for name, f in reconstruct.items()
+        row["name"]: row
+        for row in results.read_rows(folder / "results.jsonl")
+        if row["victim"] == victim_hash
+        and "attack" in row["config"]
+        and row["config"] | where == settings
     }
 
 
-def _write_csv(path: Path, tables: dict[str, Tensor]) -> None:
-    """Per-image measures, a line per test image."""
+def done(config: AttackConfig, family: str, victim_hash: str) -> bool:
+    """Whether a family of attacks was made on these weights with the same settings."""
+    there = made(config, config.run_dir, victim_hash)
+    return any(row["family"] == family and row["last"] for row in there.values())
+
+
+def _attack(target: Target, beside: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Every attack that is not made yet; all rows by name."""
+    config, attacker = target.config, target.attacker
+    wanted = families(config, attacker.rotated, target.dataset.hidden)
+    chosen = [a for a in ROSTER if a.family in wanted and roster.applicable(a, attacker)]
+    last = {attack.family: attack.name for attack in chosen}
+    rows = made(config, target.folder, target.victim_hash)
+    (target.folder / "examples").mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    for number, attack in enumerate(chosen, start=1):
+        if attack.name in rows:
+            log.info("%s: already done, see %s", attack.name, target.folder / "results.jsonl")
+            continue
+        log.info(
+            "attack %d of %d: %s (%s so far)",
+            number, len(chosen), attack.name, duration(time.monotonic() - started),
+        )  # fmt: skip
+        begun = time.time()
+        for name in attack.needs:
+            getattr(attacker, name)
+        measured, extra = _judge(target, attack)
+        count, draws = target.judged(attack)
+        _beside(measured, beside.get(attack.control or attack.name))
+        row = {
+            "name": attack.name,
+            "family": attack.family,
+            "last": attack.name == last[attack.family],
+            "metrics": measured,
+            "flags": extra,
+            "images": count,
+            "draws": draws,
+            "config": to_dict(config),
+            "victim": target.victim_hash,
+            **results.stamp(attacker.knowledge.device, begun),
+        }
+        results.append_row(target.folder / "results.jsonl", row)
+        rows[attack.name] = row
+        print(summary(row), flush=True)
+    return rows
+
+
+def _judge(target: Target, attack: Attack) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """An attack's measures with intervals and blind answers, and what looks wrong about it."""
+    attacker, family = target.attacker, attack.family
+    count, draws = target.judged(attack)
+    score = scoring.SCORES[family]
+    own: list[dict[str, Tensor]] = []
+    other: list[dict[str, Tensor]] = []
+    logits = []
+    for draw in range(draws):
+        for seen in target.observations(draw, attack.name, count):
+            answer = attack.answer(attacker, seen)
+            for chunks, found in zip(
+                (own, other), score(target.scoring, answer, seen), strict=True
+            ):
+                chunks.append({k: v.detach().cpu().double() for k, v in found.items()})
+            if family == "property":
+                logits.append(answer.detach().cpu())
+    tables = [
+        {k: torch.cat([c[k] for c in chunks]).view(draws, count).mean(dim=0) for k in chunks[0]}
+        for chunks in (own, other)
+    ]
+    measured: dict[str, dict[str, Any]] = {}
+    for name, values in tables[0].items():
+        low, high = metrics.mean_interval(values)
+        measured[name] = {"value": values.mean().item(), "low": low, "high": high}
+        if name in tables[1]:
+            measured[name]["negative"] = tables[1][name].mean().item()
+    if family == "property":
+        truth = target.test.classes[:count].cpu()
+        every = torch.cat(logits).view(draws, count, -1)
+        measured |= scoring.summarise_property(every, truth)
+    for name, values in scoring.blind(target.scoring, family).items():
+        if name in measured:
+            measured[name] |= values
+    if family == "inversion":
+        _floors(target, measured, count)
+    path = target.folder / "examples" / f"{_slug(attack.name)}.csv"
+    _write_csv(path, tables[0])
+    return measured, _flags(attacker, attack, measured, count)
+
+
+def _floors(target: Target, measured: dict[str, dict[str, Any]], count: int) -> None:
+    """The same measures of the mean image and, where images share a group, of the best constant
+    blend of them."""
+    judge = target.scoring
+    answers = {"floor": lambda seen: judge.mean_image.expand_as(seen.batch.images)}
+    if target.attacker.rotated:
+        answers["blend"] = judge.blend
+    for kind, answer in answers.items():
+        chunks = [
+            scoring.score_images(judge, answer(seen), seen)[0]
+            for seen in target.observations(0, kind, count)
+        ]
+        for name in measured:
+            if "chance" not in measured[name]:
+                measured[name][kind] = torch.cat([c[name] for c in chunks]).mean().item()
+
+
+def _beside(measured: dict[str, dict[str, Any]], control: dict[str, Any] | None) -> None:
+    for name, numbers in measured.items():
+        known = control["metrics"].get(name, {}) if control else {}
+        numbers["control"] = known.get("value")
+
+
+def _flags(
+    attacker: Attacker, attack: Attack, measured: dict[str, dict[str, Any]], count: int
+) -> list[str]:
+    """What an attack, or its evaluation, shows of being broken."""
+    networks = {
+        "regressor": "angle", "judge": "judge", "released_decoder": "dec_x",
+        "feature_decoder": "dec_a", "set_decoder": "dec_set", "mean_decoder": "dec_mean",
+        "substitute_decoder": "dec_substitute",
+    }  # fmt: skip
+    found = []
+    for name in attack.needs:
+        if networks[name] in attacker.logs:
+            found += [f"{networks[name]}: {f}" for f in attacker.logs[networks[name]].flags()]
+    for name, numbers in measured.items():
+        blind, negative = numbers.get("chance", numbers.get("floor")), numbers.get("negative")
+        if blind is None or negative is None:
+            continue
+        # Twice the interval, or of a share three deviations at most.
+        share = name in ("top1", "top1_jpeg", "error")
+        width = max(2 * (numbers["high"] - numbers["low"]), 1.5 * count**-0.5 if share else 0.0)
+        better = blind - negative if name in SMALLER else negative - blind
+        if better > max(width, 0.05 * abs(blind)):
+            found.append(f"{name}: better than blind on other queries' truth: evaluation leaks")
+    return found
+
+
+def _worst_case(target: Target) -> None:
+    """A row of the strongest attack on each image, over all attacks that were judged on it."""
+    config, folder, name = target.config, target.folder, "inversion worst case"
+    rows = made(config, folder, target.victim_hash)
+    family = [r for r in rows.values() if r["family"] == "inversion" and r["name"] != name]
+    if name in rows or not family:
+        return
+    best: dict[int, dict[str, float]] = {}
+    for row in family:
+        with (folder / "examples" / f"{_slug(row['name'])}.csv").open(newline="") as file:
+            for line in csv.DictReader(file):
+                found = {k: float(v) for k, v in line.items() if k in ("rmse", "psnr", "ssim")}
+                image = int(line["image"])
+                if image not in best or found["rmse"] < best[image]["rmse"]:
+                    best[image] = found
+    table = {k: torch.tensor([b[k] for b in best.values()]) for k in ("rmse", "psnr", "ssim")}
+    _write_csv(folder / "examples" / f"{_slug(name)}.csv", table)
+    widest = max(family, key=lambda r: r["images"])
+    measured = {}
+    for measure, values in table.items():
+        low, high = metrics.mean_interval(values)
+        beside = {k: widest["metrics"][measure].get(k) for k in ("floor", "blend", "control")}
+        measured[measure] = {"value": values.mean().item(), "low": low, "high": high, **beside}
+    row = {**widest, "name": name, "last": False, "metrics": measured, "flags": []}
+    results.append_row(folder / "results.jsonl", row)
+    print(summary(row), flush=True)
+
+
+def _draw(target: Target, control: Target | None) -> None:
+    """A grid of random test images: what went in, and what each attack made of it."""
+    attacker, seed = target.attacker, target.config.seed
+    parts = attacker.knowledge.net.config.parts
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(target.test), generator=generator)[: max(PICTURES, 2 * parts)]
+    rows: dict[str, Tensor] = {}
+    for what, of in (("", target), (" (control)", control)):
+        if of is None:
+            continue
+        knowledge = of.attacker.knowledge
+        images = of.test.subset(chosen)
+        batch = next(iter(images.batches(len(chosen), knowledge.device)))
+        seen = knowledge.observe(batch, random_for("evaluation", seed, 0))
+        rows.setdefault("input", batch.images.cpu())
+        for attack in ROSTER:
+            shown = attack.family == "inversion" and roster.applicable(attack, of.attacker)
+            if shown and (not what or attack.name == "inversion dec(x)"):
+                answer = attack.answer(of.attacker, seen).detach().cpu()
+                rows[attack.name.removeprefix("inversion ") + what] = answer
+    own = [images for name, images in rows.items() if name != "input" and "(control)" not in name]
+    errors = torch.stack([metrics.rmse(images, rows["input"]) for images in own])
+    picked = torch.stack(own)[errors.argmin(dim=0), torch.arange(len(chosen))]
+    rows = {"input": rows.pop("input"), "worst case": picked, **rows}
+    save_grid(
+        target.folder / "examples" / "inversion.png",
+        {name: images[:PICTURES] for name, images in rows.items()},
+        f"{min(PICTURES, len(chosen))} test images drawn at random with seed {seed}",
+    )  # fmt: skip
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9*]+", "-", name.lower()).strip("-").replace("*", "star")
+
+
+def _write_csv(path: Path, table: dict[str, Tensor]) -> None:
+    """Per-image measures, mean over the draws, a line per test image."""
     with checkpoint.replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["image", *(f"{n} {m}" for n in tables for m in IMAGE_MEASURES)])
-        columns = torch.cat(list(tables.values()), dim=1).tolist()
+        writer.writerow(["image", *table])
+        columns = torch.stack(list(table.values()), dim=1).tolist()
         writer.writerows([index, *(f"{v:.6g}" for v in row)] for index, row in enumerate(columns))
 
 
@@ -296,9 +346,11 @@ def summary(row: dict[str, Any]) -> str:
     for measure, numbers in row["metrics"].items():
         beside = [
             f"{what.replace('_', ' ')} {numbers[what]:.4g}"
-            for what in ("chance", "floor", "given_label", "control")
+            for what in ("chance", "floor", "blend", "given_label", "control")
             if numbers.get(what) is not None
         ]
         interval = f" [{numbers['low']:.4g}, {numbers['high']:.4g}]" if "low" in numbers else ""
-        parts.append(f"{measure} {numbers['value']:.4g}{interval} ({', '.join(beside)})")
-    return f"{row['name']}: " + "; ".join(parts)
+        known = f" ({', '.join(beside)})" if beside else ""
+        parts.append(f"{measure} {numbers['value']:.4g}{interval}{known}")
+    flags = "".join(f"; FLAG {flag}" for flag in row["flags"])
+    return f"{row['name']}: " + "; ".join(parts) + flags

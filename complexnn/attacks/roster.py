@@ -1,0 +1,169 @@
+"""Every attack by name, the cheapest first: what it is called, what it needs, how it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from complexnn.attacks import inversion, keys
+from complexnn.attacks.attacker import Attacker
+from complexnn.attacks.fitting import Observation, take
+from complexnn.attacks.optimise import optimise
+
+Answer = Callable[[Attacker, Observation], Tensor]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """An attack of one family.
+
+    ``answer`` gets what was released, inside an observation whose truth serves only to put
+    unordered answers into the queries' order: directions ``(G, n, d)``, images or logits.
+    """
+
+    name: str
+    family: str
+    answer: Answer
+    needs: tuple[str, ...] = ()  # attackers' networks, by their names in Attacker
+    slow: bool = False
+    rotated: bool | None = None  # only for victims with, or without, a key
+    control: str | None = None  # the attack on an unprotected network to put beside it
+    decoys: bool = False  # only for decoy groups
+
+
+def _key(name: str) -> Answer:
+    def answer(attacker: Attacker, seen: Observation) -> Tensor:
+        return attacker.key_attacks[name](seen.released)
+
+    return answer
+
+
+def _mean(attacker: Attacker, seen: Observation, *, same_group: bool) -> Tensor:
+    features = attacker.mean_features(seen, same_group=same_group)
+    return attacker.mean_decoder(features).squeeze(1)
+
+
+def _optimised(attacker: Attacker, seen: Observation, *, with_key: bool) -> Tensor:
+    """One image per query, from its decoder's answer and from noise."""
+    net, spend = attacker.knowledge.net, attacker.config.spend
+    first = inversion.decoded(attacker.released_decoder, seen)
+    if attacker.rotated:
+        first = attacker.reconstructions(seen) if with_key else first
+    generator = torch.Generator().manual_seed(attacker.config.seed)
+    noise = [torch.rand(first.shape, generator=generator).to(first) for _ in range(spend.restarts)]
+    groups, queries = len(seen.released), seen.key.directions.shape[1]
+    owner = torch.arange(groups, device=first.device).repeat_interleave(queries)
+    owner = owner[: seen.key.queries]
+    released, directions = seen.released[owner], None
+    if with_key and not attacker.rotated:
+        directions = torch.ones(len(first), 1, 1, device=first.device)
+    elif with_key:
+        estimate = attacker.key_attacks[attacker.best_key_attack](seen.released)
+        chosen = take(estimate, keys.match(estimate, seen.key.directions))
+        directions = chosen.flatten(0, 1)[: seen.key.queries].unsqueeze(1)
+    return optimise(
+        net.features, released, [first, *noise], directions, iterations=spend.iterations
+    )
+
+
+def _classified(attacker: Attacker, seen: Observation, *, trained_on: str) -> Tensor:
+    view = attacker.reconstructions if trained_on == "images" else attacker.views[trained_on]
+    with torch.no_grad():
+        return attacker.classifier(trained_on)(view(seen))
+
+
+def _nearest(attacker: Attacker, seen: Observation, *, neighbours: int) -> Tensor:
+    """Votes as logits, so that they are read like a network's."""
+    flat = attacker.features(seen).flatten(1).cpu().numpy()
+    found = torch.from_numpy(attacker.neighbours[neighbours].predict(flat))
+    if found.dim() == 2:  # attributes
+        return found.float() - 0.5
+    return F.one_hot(found, len(attacker.dataset.classes)).float()
+
+
+def _images(decoder: str) -> Answer:
+    def answer(attacker: Attacker, seen: Observation) -> Tensor:
+        with torch.no_grad():
+            return inversion.decoded(getattr(attacker, decoder), seen)
+
+    return answer
+
+
+def _reconstructions(attacker: Attacker, seen: Observation) -> Tensor:
+    return attacker.reconstructions(seen)
+
+
+def _span(attacker: Attacker, seen: Observation) -> Tensor:
+    return seen.released
+
+
+_PROPERTY = partial(Attack, family="property")
+_KEY = partial(Attack, family="angle", rotated=True)
+
+ROSTER: tuple[Attack, ...] = (
+    _KEY("angle phase", answer=_key("phase")),
+    _KEY("angle ica", answer=_key("ica"), needs=("judge",)),
+    _KEY("angle angle-regressor", answer=_key("angle-regressor"), needs=("regressor",)),
+    _KEY("angle fast-ica", answer=_key("fast-ica"), needs=("judge",), slow=True),
+    _KEY("angle critic-search", answer=_key("critic-search"), needs=("judge",), slow=True),
+    Attack("span", "span", _span),
+    Attack(
+        "inversion dec(x)", "inversion", _images("released_decoder"), ("released_decoder",)
+    ),
+    Attack(
+        "inversion dec(a*)", "inversion", _reconstructions, ("feature_decoder",),
+        rotated=True, control="inversion dec(x)",
+    ),
+    Attack(
+        "inversion dec(x) set", "inversion", _images("set_decoder"), ("set_decoder",),
+        rotated=True, control="inversion dec(x)", decoys=True,
+    ),
+    Attack(
+        "inversion dec(mean a*), fresh decoys", "inversion", partial(_mean, same_group=False),
+        ("mean_decoder",),
+    ),
+    Attack(
+        "inversion dec(mean a*), same decoys", "inversion", partial(_mean, same_group=True),
+        ("mean_decoder",), rotated=True, control="inversion dec(mean a*), fresh decoys",
+    ),
+    Attack(
+        "inversion query-free", "inversion", _images("substitute_decoder"),
+        ("substitute_decoder",),
+    ),
+    Attack(
+        "inversion optimised without key", "inversion", partial(_optimised, with_key=False),
+        ("released_decoder",), slow=True,
+    ),
+    Attack(
+        "inversion optimised with key", "inversion", partial(_optimised, with_key=True),
+        ("feature_decoder",), slow=True,
+    ),
+    _PROPERTY("property images", answer=partial(_classified, trained_on="images"),
+              needs=("feature_decoder",)),
+    _PROPERTY("property features", answer=partial(_classified, trained_on="features")),
+    _PROPERTY("property reconstructions", needs=("feature_decoder",),
+              answer=partial(_classified, trained_on="reconstructions")),
+    *(
+        _PROPERTY(f"property {k}-nn", answer=partial(_nearest, neighbours=k))
+        for k in (1, 3, 5)
+    ),
+    _PROPERTY("property released", answer=partial(_classified, trained_on="released"),
+              rotated=True, decoys=True, control="property features"),
+)  # fmt: skip
+
+
+def applicable(attack: Attack, attacker: Attacker) -> bool:
+    """Whether the victim is of the kind that the attack is made for."""
+    config = attacker.knowledge.net.config
+    if attack.rotated is not None and attack.rotated != attacker.rotated:
+        return False
+    if attack.decoys and config.group != "decoy":
+        return False
+    if attack.name == "angle phase":
+        return keys.candidates(config) == 1
+    return True

@@ -1,0 +1,140 @@
+"""Verdicts follow from rows by a rule: hand-made rows on every side of every threshold."""
+
+import hashlib
+import json
+
+import pytest
+
+from complexnn import cli, verdicts
+from complexnn.config import NetConfig, TrainConfig, to_dict
+
+
+def row(name, metrics, **more):
+    family = name.split()[0]
+    return {
+        "name": name, "family": family, "metrics": metrics, "flags": [], "images": 100,
+        "draws": 5, "config": {"budget": "standard"}, **more,
+    }  # fmt: skip
+
+
+def numbers(value, width=0.01, **beside):
+    return {"value": value, "low": value - width, "high": value + width, **beside}
+
+
+def rows(*every):
+    return {r["name"]: r for r in every}
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [(0.05, "FAILS"), (0.77, "FAILS"), (0.79, "weakened"), (1.40, "weakened"),
+     (1.45, "withstood these attacks")],
+)  # fmt: skip
+def test_the_angle_is_judged_against_blind_guessing(error, verdict):
+    weak = row("angle phase", {"angle_error": numbers(1.57, chance=1.57)})
+    strong = row("angle ica", {"angle_error": numbers(error, chance=1.57)})
+    assert verdicts.angle_verdict(rows(weak, strong))[0] == verdict
+
+
+def test_no_key_no_verdict():
+    assert verdicts.angle_verdict({})[0] == "undecided"
+
+
+def inversion(psnr, *, control=22.0, top1=0.001, width=0.01):
+    metrics = {
+        "psnr": numbers(psnr, width, floor=12.0, control=control),
+        "top1": numbers(top1, 0.0005, chance=0.001),
+    }
+    return rows(row("inversion dec(x)", metrics))
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        (inversion(18), "FAILS"),  # 6 of 10 dB
+        (inversion(16), "weakened"),
+        (inversion(12.5), "withstood these attacks"),
+        (inversion(12.5, top1=0.005), "weakened"),
+        (inversion(12.5, top1=0.02), "FAILS"),
+        (inversion(18, control=14.0), "undecided"),  # the attack does not work without protection
+        (inversion(18, control=None), "undecided"),
+        ({}, "undecided"),
+    ],
+)
+def test_the_input_is_judged_against_mean_image_and_unprotected_network(found, verdict):
+    assert verdicts.input_verdict(found)[0] == verdict
+
+
+def test_the_span_alone_can_break_the_input():
+    spanned = row("span", {"top1": numbers(1.0, 0.0, chance=0.001)})
+    verdict, why = verdicts.input_verdict(inversion(12.0) | rows(spanned))
+    assert verdict == "FAILS"
+    assert "100.0 % identified, chance 0.1 %" in why
+
+
+@pytest.mark.parametrize(
+    ("error", "control", "verdict"),
+    [
+        (0.2, 0.1, "FAILS"),
+        (0.7, 0.1, "weakened"),
+        (0.8, 0.1, "withstood these attacks"),  # known from the victim's label anyway
+        (0.2, 0.79, "undecided"),
+        (0.2, None, "undecided"),
+    ],
+)
+def test_the_property_is_judged_against_what_the_label_tells(error, control, verdict):
+    metrics = {"error": numbers(error, chance=0.9, given_label=0.8, control=control)}
+    assert verdicts.property_verdict(rows(row("property features", metrics)))[0] == verdict
+
+
+def test_a_quick_budget_is_called_a_preview():
+    quick = row("angle ica", {"angle_error": numbers(0.1, chance=1.57)})
+    quick["config"] = {"budget": "quick"}
+    assert "FAILS (budget quick: a preview)" in verdicts.verdicts(rows(quick))[0]
+
+
+def test_a_costlier_attack_that_is_weaker_is_flagged():
+    found = rows(
+        row("angle ica", {"angle_error": numbers(0.1, chance=1.57)}),
+        row("angle critic-search", {"angle_error": numbers(0.5, chance=1.57)}),
+    )
+    table = verdicts.attack_table(found, "t")
+    assert [line[-1] for line in table.rows] == ["", "weaker than the cheaper angle ica"]
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for name, psnr in (("a", 20.0), ("b", 14.0)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(name.encode())
+        victim = hashlib.sha256(name.encode()).hexdigest()
+        error = numbers(0.1, chance=0.9)
+        config = TrainConfig(net=NetConfig(kind="additional" if name == "a" else "complex"))
+        task = {"name": "task", "metrics": {"error": error}, "config": to_dict(config)}
+        attack = row("inversion dec(x)", {"psnr": numbers(psnr, floor=12.0, control=20.0)})
+        foreign = row("angle ica", {"angle_error": numbers(0.0, chance=1.57)}, victim="other")
+        lines = [task | {"victim": victim}, attack | {"victim": victim}, foreign]
+        (folder / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
+    return tmp_path
+
+
+def test_runs_are_compared_in_a_table_and_a_picture(runs, capsys):
+    picture = runs / "compare.png"
+    argv = ["compare", str(runs / "a"), str(runs / "b"), "--picture", str(picture)]
+    assert cli.run(cli.attack_main, argv) == 0
+    out = capsys.readouterr().out
+    assert "lenet additional" in out
+    assert "20 dB (12) by dec(x)" in out
+    assert "0 rad" not in out, "an attack on other weights was counted"
+    assert picture.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"), [("nowhere", "is no finished run"), ("c", "was not attacked")]
+)
+def test_what_cannot_be_compared_is_named(runs, capsys, folder, message):
+    (runs / "c").mkdir()
+    (runs / "c" / "model.safetensors").write_bytes(b"c")
+    assert cli.run(cli.attack_main, ["compare", str(runs / folder)]) == 2
+    assert message in capsys.readouterr().err
