@@ -37,7 +37,7 @@ def commands(tmp_path):
     return [
         "# a comment",
         f"train.py {TINY} --output-dir {run}",
-        f"attack.py all --victim {run} --steps 2 --limit-test 20",
+        f"attack.py angle --victim {run} --steps 2 --limit-test 20",
         f"report tables {run}",
     ]
 
@@ -48,9 +48,7 @@ def test_a_campaign_runs_and_is_not_run_again(commands, tmp_path, monkeypatch, c
     assert "[1/3] train.py" in out
     assert "Classification error in %" in out
     rows = read_rows(tmp_path / "run" / "results.jsonl")
-    assert {"task", "angle phase", "inversion dec(x)", "property features"} <= {
-        r["name"] for r in rows
-    }
+    assert {"task", "angle phase", "angle ica"} <= {r["name"] for r in rows}
 
     assert start(monkeypatch, commands) == 0
     out = capfd.readouterr().out

@@ -294,7 +294,7 @@ def _best_angle(theta: Tensor, released: Tensor, score: Score) -> Tensor:
 
 
 def _frames(theta: Tensor, count: int) -> Tensor:
-    """The first ``count`` rows of the inverse rotation by each angle: ``(G, 1) -> (G, count, 2)``."""
+    """The first ``count`` rows of the rotation back by each angle: ``(G, 1) -> (G, count, 2)``."""
     return _directions(torch.cat([theta, theta + math.pi / 2], dim=1)[:, :count])
 
 
