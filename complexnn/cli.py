@@ -305,7 +305,7 @@ def attack_main(argv: list[str]) -> None:
     results.prepare_folder(folder)
     print(f"output: {folder}", flush=True)
     suite.run(config, victim, control, dataset, accelerator.device)
-    if config.attack == "all":
+    if config.attack == "all" and config.only is None:
         print(verdicts.write_report(folder, config.victim))
     print(f"output: {folder}", flush=True)
 

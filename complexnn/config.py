@@ -284,7 +284,7 @@ class Budget:
     """What the attackers of one victim may spend."""
 
     steps: int  # of training, for each network
-    width: int  # channels of the decoders' first level
+    width: int  # channels of the decoders' first level; classifiers have twice as many
     images: int  # test images that attacks are judged on, at most
     slow_images: int  # the same for attacks that search or optimise for each image
     slow_draws: int  # and their draws of keys and counterparts, at most
@@ -295,8 +295,8 @@ class Budget:
 
 BUDGETS = {
     "quick": Budget(300, 16, 500, 50, 1, 100, 1, 4),
-    "standard": Budget(3000, 32, 10_000, 200, 2, 400, 2, 8),
-    "thorough": Budget(12_000, 48, 10_000, 500, 5, 1500, 4, 16),
+    "standard": Budget(1000, 24, 2000, 100, 2, 300, 1, 8),
+    "thorough": Budget(4000, 32, 10_000, 500, 5, 1000, 3, 16),
 }
 
 
@@ -310,6 +310,8 @@ class AttackConfig:
     """Run folder of the network to attack."""
     control: Path | None = None
     """Run folder of the unprotected network (kind additional): the positive control."""
+    only: str | None = None
+    """Only the attacks with this in their name, such as ica or dec(x)."""
     budget: Spending = "standard"
     """What the attackers may spend; verdicts need standard. See docs/attacks.md."""
     output_dir: Path | None = None

@@ -16,10 +16,11 @@ from tyro.conf import Positional
 from complexnn import published, results
 from complexnn.checkpoint import replacing
 from complexnn.cli import parse, run
-from complexnn.config import InputError, NetConfig, from_dict
+from complexnn.config import AttackConfig, InputError, NetConfig, from_dict
 from complexnn.networks.anatomy import Anatomy, dissect
 from complexnn.networks.registry import ARCHITECTURES
 from complexnn.tables import Table, page
+from complexnn.verdicts import MEASURE
 
 COLUMNS = ("network", "task error", "angle error", "reconstruction RMSE", "property error")
 BESIDE = ("", "chance", "chance", "mean image", "chance; task label known")
@@ -29,9 +30,10 @@ BESIDE = ("", "chance", "chance", "mean image", "chance; task label known")
 class ReportConfig:
     """Compare runs, or networks, in one table."""
 
-    what: Positional[Literal["runs", "tables", "networks"]]
+    what: Positional[Literal["runs", "tables", "budgets", "networks"]]
     """runs: task, angle, reconstruction and property errors of each run, beside chance or floor.
     tables: the paper's tables, its numbers beside the 2021 reproduction's and these runs'.
+    budgets: how strong each attack is as its training steps grow.
     networks: parameters, work and traffic of every architecture, variant and kind."""
     runs: Positional[tuple[Path, ...]] = ()
     """Run folders; for tables also folders of run folders."""
@@ -138,6 +140,35 @@ NOTE = (
 )
 
 
+def budget_table(folders: tuple[Path, ...]) -> Table:
+    """Each attack's main measure under every budget it was run with, and what the last doubling
+    of the steps changed.
+
+    Raises:
+        InputError: folders without attacks.
+    """
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for folder in folders:
+        for file in sorted(folder.rglob("results.jsonl")):
+            for row in results.read_rows(file):
+                measure = MEASURE.get(row.get("family", ""), ("", False))[0]
+                if measure in row["metrics"]:
+                    steps = from_dict(AttackConfig, row["config"]).spend.steps
+                    values = found.setdefault((row["name"], measure), {})
+                    values[steps] = row["metrics"][measure]["value"]
+    if not found:
+        raise InputError(f"no attacks in or below {', '.join(map(str, folders))}")
+    every = sorted({steps for values in found.values() for steps in values})
+    lines = []
+    for (name, measure), values in found.items():
+        cells = [f"{values[s]:.4g}" if s in values else "not run" for s in every]
+        known = [values[s] for s in every if s in values]
+        last = f"{100 * (known[-1] / known[-2] - 1):+.1f} %" if len(known) > 1 else ""
+        lines.append((name, measure, *cells, last))
+    head = ("attack", "measure", *(f"{steps:,} steps" for steps in every), "last doubling")
+    return Table("Strength of attacks as their budget grows", head, lines)
+
+
 def run_table(runs: tuple[Path, ...]) -> Table:
     """A line for each run."""
     beside = tuple(f"({text})" if text else "" for text in BESIDE)
@@ -169,6 +200,8 @@ def main(argv: list[str]) -> None:
         raise InputError("name at least one run folder")
     elif config.what == "tables":
         tables = published.tables(config.runs)
+    elif config.what == "budgets":
+        tables = [budget_table(config.runs)]
     else:
         tables = [run_table(config.runs)]
         shown = zip(config.runs, tables[0].rows[1:], strict=True)

@@ -219,7 +219,9 @@ class Attacker:
         )  # fmt: skip
         return self._trained(
             f"property_{what}",
-            lambda: PropertyClassifier(channels, len(self.dataset.classes)),
+            lambda: PropertyClassifier(
+                channels, len(self.dataset.classes), width=2 * self.config.spend.width
+            ),
             lambda model, rng: fit(model, generator=rng),
         )
 

@@ -38,7 +38,7 @@ class Target:
         self, net: SplitNet, dataset: Dataset, config: AttackConfig, folder: Path, weights: Path
     ) -> None:
         device = next(net.parameters()).device
-        self.victim_hash = checkpoint.sha256(weights)
+        self.weights, self.victim_hash = weights, checkpoint.sha256(weights)
         knowledge = Knowledge(net, dataset.train.to(device), dataset.validation.to(device), device)
         attackers = folder / "attackers" / self.victim_hash[:12]
         self.attacker = Attacker(knowledge, dataset, config, attackers, self.victim_hash)
@@ -104,7 +104,7 @@ def run(
     folder = config.run_dir
     target = Target(victim, dataset, config, folder, config.victim / "model.safetensors")
     _attack(target, beside)
-    if config.attack in ("inversion", "all"):
+    if config.attack in ("inversion", "all") and config.only is None:
         _worst_case(target)
         _draw(target, compared)
 
@@ -142,6 +142,11 @@ def _attack(target: Target, beside: dict[str, dict[str, Any]]) -> dict[str, dict
     config, attacker = target.config, target.attacker
     wanted = families(config, attacker.rotated, target.dataset.hidden)
     chosen = [a for a in ROSTER if a.family in wanted and roster.applicable(a, attacker)]
+    if config.only is not None:
+        names = ", ".join(attack.name for attack in chosen)
+        chosen = [attack for attack in chosen if config.only in attack.name]
+        if not chosen and config.victim / "model.safetensors" == target.weights:
+            raise InputError(f"no attack has {config.only!r} in its name; there are: {names}")
     last = {attack.family: attack.name for attack in chosen}
     rows = made(config, target.folder, target.victim_hash)
     (target.folder / "examples").mkdir(parents=True, exist_ok=True)
