@@ -11,9 +11,9 @@ for kind in original additional complex; do
     "$python" train.py --groups parity --kind "$kind" --output-dir "$runs/$kind" --overwrite
 done
 for kind in original additional; do
-    "$python" attack.py all --victim "$runs/$kind" --steps 300
+    "$python" attack.py all --victim "$runs/$kind" --budget quick
 done
-"$python" attack.py all --victim "$runs/complex" --control "$runs/additional" --steps 300
+"$python" attack.py all --victim "$runs/complex" --control "$runs/additional" --budget quick
 
 "$python" -m complexnn.report runs "$runs"/{original,additional,complex} \
     --html "$runs/report.html" --picture assets/quickstart.png

@@ -22,10 +22,11 @@ quick() {
     done
     for victim in lenet-{original,additional,noisy-0.2,noisy-0.5,noisy-1.0} \
         resnet20-{alpha,beta}-{original,additional}; do
-        echo "attack.py all --victim $run/$victim --steps 300"
+        echo "attack.py all --victim $run/$victim --budget quick"
     done
     for victim in lenet-{complex,packed} resnet20-{alpha,beta}-complex; do
-        echo "attack.py all --victim $run/$victim --control $run/${victim%-*}-additional --steps 300"
+        echo "attack.py all --victim $run/$victim --control $run/${victim%-*}-additional" \
+            "--budget quick"
     done
     echo "report tables $run --html $run/report.html"
 }

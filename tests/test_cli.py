@@ -109,6 +109,24 @@ def test_an_attacker_that_was_trained_is_not_trained_again(runs, caplog):
     assert "already" not in caplog.text
 
 
+def test_one_attack_by_name_under_two_budgets(runs, tmp_path, capsys):
+    for steps in (2, 4):
+        arguments = ("angle", "--victim", runs / "complex", "--limit-test", 40, "--steps", steps)
+        folder = tmp_path / str(steps)
+        assert attack(*arguments, "--only", "regressor", "--output-dir", folder) == 0
+        (row,) = read_rows(folder / "results.jsonl")
+        assert row["name"] == "angle angle-regressor"
+    capsys.readouterr()
+    assert cli.run(report.main, ["budgets", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "2 steps" in out
+    assert "4 steps" in out
+    assert "%" in out.splitlines()[-1]
+    assert attack(*arguments, "--only", "magic", "--output-dir", tmp_path / "no") == 2
+    assert "there are: angle phase, angle ica" in capsys.readouterr().err
+    assert cli.run(report.main, ["budgets", str(tmp_path / "no")]) == 2
+
+
 def test_dry_run_writes_nothing(tmp_path, capsys):
     assert train(*TINY, "--output-dir", tmp_path / "run", "--dry-run") == 0
     assert not (tmp_path / "run").exists()
