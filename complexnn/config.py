@@ -320,6 +320,8 @@ class AttackConfig:
     """Where the victim's data set lies now; None: where it was."""
     steps: int | None = None
     """Training steps of each attacker; None: the budget's."""
+    capacity: float = 1.0
+    """Factor on the widths of all attackers' networks."""
     batch_size: int = 128
     """Images per step."""
     lr: float = 2e-3
@@ -341,6 +343,8 @@ class AttackConfig:
         at_least(self, 2, "batch_size", "gallery")
         if self.steps is not None:
             at_least(self, 1, "steps")
+        if self.capacity <= 0:
+            raise InputError(f"capacity must be positive, got {self.capacity}")
         if self.limit_test is not None:
             at_least(self, 2, "limit_test")
         if self.lr <= 0:

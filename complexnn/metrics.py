@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -39,6 +41,30 @@ def ssim(estimate: Tensor, truth: Tensor) -> Tensor:
     """
     window = {} if min(truth.shape[-2:]) >= 16 else {"gaussian_kernel": False, "kernel_size": 3}
     return _ssim(estimate, truth, data_range=1.0, reduction="none", **window).reshape(-1)
+
+
+def lpips_weights() -> Path:
+    """Where torch keeps AlexNet's weights, which LPIPS needs; they are never downloaded here."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / "alexnet-owt-7be5be79.pth"
+
+
+def lpips(estimate: Tensor, truth: Tensor) -> Tensor:
+    """Learned perceptual distance per image (Zhang et al. 2018), AlexNet, pixels in [0, 1]; needs
+    :func:`lpips_weights` and images of 32 pixels or more."""
+    net = _lpips_net().to(truth.device)
+    with torch.no_grad():
+        return net(_colour(estimate), _colour(truth), normalize=True).flatten()
+
+
+@cache
+def _lpips_net() -> torch.nn.Module:
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+    return LearnedPerceptualImagePatchSimilarity(net_type="alex").net
+
+
+def _colour(images: Tensor) -> Tensor:
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
 
 def tpr_at_fpr(scores: Tensor, truth: Tensor, rate: float = 0.01) -> float:

@@ -203,7 +203,7 @@ def attack_table(rows: Rows, title: str) -> Table:
 def _shown(family: str) -> tuple[str, ...]:
     return {
         "span": ("top1_jpeg",),
-        "inversion": ("rmse", "ssim", "top1"),
+        "inversion": ("rmse", "ssim", "lpips", "top1"),
         "property": ("balanced_accuracy", "tpr_at_1_fpr"),
     }.get(family, ())
 

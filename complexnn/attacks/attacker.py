@@ -55,7 +55,7 @@ class Attacker:
     def regressor(self) -> nn.Module:
         return self._trained(
             "angle",
-            lambda: keys.make_regressor(self.knowledge, self.released),
+            lambda: keys.make_regressor(self.knowledge, self.released, width=self._wide(64)),
             lambda model, rng: keys.fit_regressor(model, self.knowledge, self.config, rng),
         )
 
@@ -64,7 +64,7 @@ class Attacker:
         channels, *size = self.released
         return self._trained(
             "judge",
-            lambda: Critic(channels, tuple(size)),
+            lambda: Critic(channels, tuple(size), width=self._wide(32)),
             lambda model, rng: keys.fit_judge(model, self.knowledge, self.config, rng),
         )
 
@@ -168,7 +168,7 @@ class Attacker:
         return self.rng("repeats")
 
     def _released_decoder(self, name: str, knowledge: Knowledge, images: int) -> nn.Module:
-        width = self.config.spend.width
+        width = self._wide(self.config.spend.width)
         return self._trained(
             name,
             lambda: inversion.make_released_decoder(
@@ -183,7 +183,7 @@ class Attacker:
         return self._trained(
             name,
             lambda: inversion.make_feature_decoder(
-                self.knowledge, self.released, width=self.config.spend.width
+                self.knowledge, self.released, width=self._wide(self.config.spend.width)
             ),
             lambda model, rng: inversion.fit_feature_decoder(
                 model, view, self.knowledge, self.config, rng, f"decoder {name}"
@@ -220,7 +220,7 @@ class Attacker:
         return self._trained(
             f"property_{what}",
             lambda: PropertyClassifier(
-                channels, len(self.dataset.classes), width=2 * self.config.spend.width
+                channels, len(self.dataset.classes), width=self._wide(2 * self.config.spend.width)
             ),
             lambda model, rng: fit(model, generator=rng),
         )
@@ -230,6 +230,9 @@ class Attacker:
         return inference.fit_neighbours(self.features, self.knowledge, self.rng("neighbours"))
 
     # ----------------------------------------------------------------------------------------
+
+    def _wide(self, channels: int) -> int:
+        return max(1, round(self.config.capacity * channels))
 
     def rng(self, name: str) -> Generator:
         """The generator of one attacker: independent of what else is trained."""
@@ -242,7 +245,7 @@ class Attacker:
         fit: Callable[[nn.Module, Generator], FitLog],
     ) -> nn.Module:
         """Load the attacker if it was trained with these settings on this victim, else train."""
-        settings = {k: getattr(self.config, k) for k in ("batch_size", "lr", "seed")}
+        settings = {k: getattr(self.config, k) for k in ("batch_size", "lr", "seed", "capacity")}
         spend = self.config.spend
         settings |= {"steps": spend.steps, "width": spend.width, "repeats": spend.repeats}
         about = {"victim": self.victim_hash, "settings": settings}

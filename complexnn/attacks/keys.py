@@ -68,10 +68,12 @@ def chance(net: NetConfig, *, samples: int = 4000) -> float:
 # --------------------------------------------------------------------------------- regression
 
 
-def make_regressor(knowledge: Knowledge, released: tuple[int, int, int]) -> AngleRegressor:
+def make_regressor(
+    knowledge: Knowledge, released: tuple[int, int, int], *, width: int = 64
+) -> AngleRegressor:
     """A fresh regressor for the victim's released tensor."""
-    config = knowledge.net.config
-    return AngleRegressor(config.dim, released[0], released[1:], vectors=candidates(config))
+    config, channels, size = knowledge.net.config, released[0], released[1:]
+    return AngleRegressor(config.dim, channels, size, vectors=candidates(config), width=width)
 
 
 def fit_regressor(

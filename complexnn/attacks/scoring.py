@@ -157,11 +157,12 @@ def score_span(scoring: Scoring, answer: Tensor, seen: Observation) -> tuple[Mea
     return found[0], found[1]
 
 
-IMAGE_MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "rmse": metrics.rmse,
-    "psnr": metrics.psnr,
-    "ssim": metrics.ssim,
-}
+def image_measures(images: Tensor) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """Measures of images of this size; LPIPS where its weights are on the disk."""
+    found = {"rmse": metrics.rmse, "psnr": metrics.psnr, "ssim": metrics.ssim}
+    if metrics.lpips_weights().is_file() and min(images.shape[-2:]) >= 32:
+        found["lpips"] = metrics.lpips
+    return found
 
 
 def score_images(scoring: Scoring, answer: Tensor, seen: Observation) -> tuple[Measured, Measured]:
@@ -171,7 +172,7 @@ def score_images(scoring: Scoring, answer: Tensor, seen: Observation) -> tuple[M
     mine, wanted = scoring.evaluated(answer), scoring.evaluated(truth)
     found = []
     for images, features in ((truth, wanted), (truth.roll(1, dims=0), wanted.roll(1, dims=0))):
-        measured = {name: f(answer, images) for name, f in IMAGE_MEASURES.items()}
+        measured = {name: f(answer, images) for name, f in image_measures(images).items()}
         measured["feature_distance"] = 1 - (mine * features).sum(dim=1)
         found.append(measured)
     excluded = scoring._others(seen, members=False)

@@ -28,7 +28,13 @@ from complexnn.training import eval_batch, random_for
 
 log = logging.getLogger("complexnn")
 PICTURES = 10  # random test images in a grid
-SMALLER = ("angle_error", "rmse", "feature_distance", "error")  # of these, less is more leakage
+SMALLER = (
+    "angle_error",
+    "rmse",
+    "lpips",
+    "feature_distance",
+    "error",
+)  # of these, less is more leakage
 
 
 class Target:
