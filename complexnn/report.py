@@ -147,26 +147,31 @@ def budget_table(folders: tuple[Path, ...]) -> Table:
     Raises:
         InputError: folders without attacks.
     """
-    found: dict[tuple[str, str], dict[int, float]] = {}
+    found: dict[tuple[str, str], dict[tuple[float, int], float]] = {}
     for folder in folders:
         for file in sorted(folder.rglob("results.jsonl")):
             for row in results.read_rows(file):
                 measure = MEASURE.get(row.get("family", ""), ("", False))[0]
                 if measure in row["metrics"]:
-                    steps = from_dict(AttackConfig, row["config"]).spend.steps
+                    config = from_dict(AttackConfig, row["config"])
                     values = found.setdefault((row["name"], measure), {})
-                    values[steps] = row["metrics"][measure]["value"]
+                    place = config.capacity, config.spend.steps
+                    values[place] = row["metrics"][measure]["value"]
     if not found:
         raise InputError(f"no attacks in or below {', '.join(map(str, folders))}")
-    every = sorted({steps for values in found.values() for steps in values})
+    every = {place for values in found.values() for place in values}
+    grown = sorted(place for place in every if place[0] == 1)
+    places = grown + sorted(every - set(grown))
     lines = []
     for (name, measure), values in found.items():
-        cells = [f"{values[s]:.4g}" if s in values else "not run" for s in every]
-        known = [values[s] for s in every if s in values]
+        cells = [f"{values[p]:.4g}" if p in values else "not run" for p in places]
+        known = [values[p] for p in grown if p in values]
         last = f"{100 * (known[-1] / known[-2] - 1):+.1f} %" if len(known) > 1 else ""
         lines.append((name, measure, *cells, last))
-    head = ("attack", "measure", *(f"{steps:,} steps" for steps in every), "last doubling")
-    return Table("Strength of attacks as their budget grows", head, lines)
+    wide = {c: "" if c == 1 else f", {c:g} times as wide" for c, _ in places}
+    head = ("attack", "measure", *(f"{steps:,} steps{wide[c]}" for c, steps in places))
+    title = "Strength of attacks as their budget grows"
+    return Table(title, (*head, "last doubling of steps"), lines)
 
 
 def run_table(runs: tuple[Path, ...]) -> Table:
