@@ -22,8 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from complexnn import fused
+from complexnn.fused import all_reduced, at_least_float32, processes
+
 # Below every modulus that matters, above float32's underflow: keeps 0 / 0 out of the gate.
-_TINY = 1e-30
 
 
 # ---------------------------------------------------------------------------------- randomness
@@ -134,11 +136,6 @@ def per_part(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return function(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
-def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision widened, for sums of squares; float32 and float64 as they are."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 # ------------------------------------------------------------------------------- magnitude gates
 
 
@@ -149,33 +146,12 @@ def modulus(x: Tensor) -> Tensor:
 
     Shape: ``(B, d, C, *) -> (B, 1, C, *)``.
     """
-    return _Modulus.apply(at_least_float32(x))
+    return fused.Modulus.apply(at_least_float32(x))
 
 
-class _Modulus(torch.autograd.Function):
-    """The plain root of a sum of squares; written out because its automatic gradient is NaN at 0
-    and ``torch.linalg.vector_norm`` is tens of times slower along this axis."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        length = x.square().sum(dim=1, keepdim=True).sqrt_()
-        ctx.save_for_backward(x, length)
-        return length
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        x, length = ctx.saved_tensors
-        return x * (grad / length).masked_fill(length == 0, 0)
-
-
-def soft_gate(x: Tensor, c: float | Tensor, length: Tensor | None = None) -> Tensor:
-    r""":math:`\delta(x) = \frac{\|x\|}{\max(\|x\|, c)} x`, the paper's replacement of ReLU.
-
-    ``c`` is a positive number or a non-negative tensor that broadcasts against ``(B, 1, C, *)``.
-    """
-    length = modulus(x) if length is None else length
-    bound = c.clamp(min=_TINY) if isinstance(c, Tensor) else c
-    return x * (length / bound).clamp(max=1).to(x.dtype)
+def soft_gate(x: Tensor, c: float) -> Tensor:
+    r""":math:`\delta(x) = \frac{\|x\|}{\max(\|x\|, c)} x`, the paper's replacement of ReLU."""
+    return fused.Gate.apply(x, c)
 
 
 def mean_gate(x: Tensor) -> Tensor:
@@ -184,9 +160,7 @@ def mean_gate(x: Tensor) -> Tensor:
     Deviation: a feature without positions (after a fully connected layer) has no such mean; there
     c is the mean modulus over its channels.
     """
-    length = modulus(x)
-    positions = tuple(range(3, x.dim())) or (2,)
-    return soft_gate(x, length.mean(dim=positions, keepdim=True), length)
+    return fused.Gate.apply(x, None)
 
 
 def bound(x: Tensor, limit: float) -> Tensor:
@@ -201,12 +175,6 @@ def mean_square(x: Tensor) -> Tensor:
     """Mean square per channel over samples, parts and positions, in float32: ``-> (C,)``."""
     axes = [axis for axis in range(x.dim()) if axis != 2]
     return at_least_float32(x).square().mean(dim=axes)
-
-
-def processes() -> int:
-    """How many processes train together."""
-    distributed = torch.distributed
-    return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def average_over_processes(x: Tensor) -> Tensor:
@@ -227,17 +195,11 @@ def average_gradients(module: nn.Module) -> None:
 class _Average(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _all_reduced(x)
+        return all_reduced(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _all_reduced(grad)
-
-
-def _all_reduced(x: Tensor) -> Tensor:
-    total = x.clone(memory_format=torch.contiguous_format)
-    torch.distributed.all_reduce(total)
-    return total.div_(processes())
+        return all_reduced(grad)
 
 
 def scale_channels(x: Tensor, scale: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from complexnn import functional as cF
+from complexnn import fused
 
 
 def _refuse_bias(bias: bool) -> None:
@@ -192,14 +193,14 @@ class BatchNorm(nn.Module):
                     "BatchNorm in train mode needs more than one value per channel, "
                     f"got shape {tuple(x.shape)}; use a larger batch"
                 )
-            power = cF.average_over_processes(cF.mean_square(x))
+            normed, power = fused.PowerNorm.apply(x, self.weight, self.eps)
             with torch.no_grad():
                 tracked = power.to(self.running_mean_square.dtype)
                 self.running_mean_square.lerp_(tracked, self.momentum)
                 self.num_batches_tracked.add_(1)
-        else:
-            power = self.running_mean_square
-        return cF.scale_channels(x, self.weight * torch.rsqrt(power + self.eps))
+            return normed
+        scale = self.weight * torch.rsqrt(self.running_mean_square + self.eps)
+        return cF.scale_channels(x, scale)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps:g}, momentum={self.momentum:g}"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from complexnn import functional as cF
-from complexnn import layers
+from complexnn import fused, layers
 
 
 def to_numbers(x):
@@ -133,10 +133,65 @@ def test_rotation_is_multiplication_by_a_phase(x):
     torch.testing.assert_close(fast, to_tensor(numbers), atol=1e-12, rtol=0)
 
 
-def test_modulus_backward_equals_the_plain_formula():
-    x = torch.randn(3, 4, 2, 5, dtype=torch.float64, requires_grad=True)
-    plain = x.square().sum(1, keepdim=True).sqrt()
-    torch.testing.assert_close(cF.modulus(x), plain)
-    assert torch.autograd.gradcheck(cF.modulus, x)
-    assert torch.autograd.gradcheck(lambda v: cF.soft_gate(v, 1.0), x)
-    assert torch.autograd.gradcheck(cF.mean_gate, x)
+def plain_modulus(x):
+    return x.square().sum(1, keepdim=True).sqrt()
+
+
+def plain_gate(x, c):
+    length = plain_modulus(x)
+    return x * (length / torch.maximum(length, torch.as_tensor(c).to(x)))
+
+
+def plain_mean_gate(x):
+    axes = tuple(range(3, x.dim())) or (2,)
+    return plain_gate(x, plain_modulus(x).mean(axes, keepdim=True))
+
+
+def plain_norm(x, weight):
+    power = x.square().mean([axis for axis in range(x.dim()) if axis != 2])
+    scale = weight / (power + 1e-5).sqrt()
+    return x * scale.view(-1, *[1] * (x.dim() - 3))
+
+
+WEIGHT = torch.tensor([0.5, -2.0], dtype=torch.float64)
+HAND_DERIVED = {
+    "modulus": (cF.modulus, plain_modulus),
+    "soft gate": (lambda x: cF.soft_gate(x, 1.5), lambda x: plain_gate(x, 1.5)),
+    "mean gate": (cF.mean_gate, plain_mean_gate),
+    "norm": (
+        lambda x: fused.PowerNorm.apply(x, WEIGHT.to(x), 1e-5)[0],
+        lambda x: plain_norm(x, WEIGHT.to(x)),
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 2, 5), (4, 2, 2), (2, 2, 2, 3, 4)])
+@pytest.mark.parametrize("name", HAND_DERIVED)
+def test_hand_derived_passes_equal_the_plain_formulas(name, shape):
+    """Values, gradients (also against finite differences), and half precision."""
+    fast, plain = HAND_DERIVED[name]
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(fast(x), plain(x), atol=1e-12, rtol=0)
+    weight = torch.randn_like(fast(x))
+    gradients = [torch.autograd.grad((f(x) * weight).sum(), x)[0] for f in (fast, plain)]
+    torch.testing.assert_close(*gradients, atol=1e-11, rtol=0)
+    assert torch.autograd.gradcheck(fast, x)
+    half = x.detach().bfloat16().requires_grad_()
+    (gradient,) = torch.autograd.grad((fast(half) * weight.to(half)).sum(), half)
+    torch.testing.assert_close(gradient.double(), gradients[1], atol=0.15, rtol=0.1)
+
+
+def test_the_norm_weight_gets_the_plain_gradient():
+    x = torch.randn(3, 2, 2, 4, 4, dtype=torch.float64)
+    weight = WEIGHT.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda w: fused.PowerNorm.apply(x, w, 1e-5)[0], weight)
+
+
+@pytest.mark.parametrize("name", ["modulus", "soft gate", "mean gate"])
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-12])
+def test_gradients_at_and_near_zero_are_finite(name, size):
+    x = torch.full((2, 2, 2, 3), size, requires_grad=True)
+    HAND_DERIVED[name][0](x).sum().backward()
+    assert torch.isfinite(x.grad).all()
+    if size == 0:
+        assert not (name == "modulus" and x.grad.any())
