@@ -120,7 +120,11 @@ def gradient_penalty(critic: Critic, true: Tensor, wrong: Tensor, generator: Gen
 
 
 class CriticTerm(Term):
-    r"""The paper's WGAN: :math:`\min_g \max_D E[D(a) - D(a')]`."""
+    r"""The paper's WGAN: :math:`\min_g \max_D E[D(a) - D(a')]`.
+
+    Deviation: encoder and critic step at the same time, from one evaluation of the critic, where
+    the usual order evaluates the updated critic a second time.
+    """
 
     name = "critic_gap"
 
@@ -134,28 +138,40 @@ class CriticTerm(Term):
         )
 
     def loss(self, step: Step, rng: Generator) -> Tensor | None:
-        config, critic, parts = self.config, self.opponent, step.groups.parts
+        config, parts = self.config, step.groups.parts
         if step.number % self.every:
             return None
         queries = parts.shape[1] if config.net.group == "packed" else 1
         true, wrong = true_and_wrong(cF.at_least_float32(parts), queries, config.wrong_keys, rng)
-        critic.requires_grad_(True)
+        seen = [f.detach().requires_grad_() for f in (true, wrong)]
         for _ in range(config.critic_steps):
-            self._critic_step(true.detach(), wrong.detach(), rng)
-        critic.requires_grad_(False)
-        return wasserstein_gap(critic, true, wrong)
+            gap, pulls = self._critic_step(*seen, rng)
+        # A loss with the value of the gap and its gradient to both kinds of features.
+        linear = sum((f * pull).sum() for f, pull in zip((true, wrong), pulls, strict=True))
+        return linear - linear.detach() + gap
 
-    def _critic_step(self, true: Tensor, wrong: Tensor, rng: Generator) -> None:
+    def _critic_step(
+        self, true: Tensor, wrong: Tensor, rng: Generator
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Update the critic; the gap before that, and its gradient to the features."""
         config, critic = self.config, self.opponent
-        loss = -wasserstein_gap(critic, true, wrong)
+        parameters = list(critic.parameters())
+        gap = wasserstein_gap(critic, true, wrong)
+        gradients = torch.autograd.grad(gap, [*parameters, true, wrong])
         if config.critic_constraint == "gradient-penalty":
-            penalty = gradient_penalty(critic, true, wrong, rng)
-            loss = loss + config.gradient_penalty * penalty
-        self._update(loss)
+            penalty = gradient_penalty(critic, true.detach(), wrong.detach(), rng)
+            (config.gradient_penalty * penalty).backward()
+        for parameter, gradient in zip(parameters, gradients, strict=False):
+            previous = 0 if parameter.grad is None else parameter.grad
+            parameter.grad = previous - gradient
+        cF.average_gradients(critic)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
         if config.critic_constraint == "weight-clipping":
             with torch.no_grad():
-                for parameter in critic.parameters():
+                for parameter in parameters:
                     parameter.clamp_(-config.clip_value, config.clip_value)
+        return gap.detach(), gradients[len(parameters) :]
 
 
 # ------------------------------------------------------------ defences to compare with
