@@ -20,6 +20,8 @@ from complexnn.networks.modules import Critic
 from complexnn.networks.registry import topology
 from complexnn.networks.split import Groups
 
+CRITIC_WIDTH = 16  # channels after its first layer
+
 
 class Step(NamedTuple):
     """One step as the terms see it."""
@@ -81,30 +83,31 @@ def make_terms(config: TrainConfig, device: torch.device) -> list[Term]:
 # ------------------------------------------------------------------ the paper's critic
 
 
-def true_and_wrong(
-    parts: Tensor, queries: int, wrong_keys: int, generator: Generator
-) -> tuple[Tensor, Tensor]:
-    r"""Features as the right key shows them, and as wrong keys would.
+def views(groups: int, dim: int, queries: int, wrong_keys: int, generator: Generator) -> Tensor:
+    r"""What keys show of a group, as matrices on its parts: the right key's ``queries`` features,
+    then ``wrong_keys`` for each of them from wrong keys.
 
     A wrong key shows :math:`a' = \sum_j u_j f_j` with a random unit vector u; at d = 2,
-    :math:`a' = a\cos\Delta\theta - b\sin\Delta\theta`. ``queries`` real features per group.
+    :math:`a' = a\cos\Delta\theta - b\sin\Delta\theta`.
 
-    Shape: ``(G, d, C, H, W) -> (G * queries, C, H, W), (G * queries * wrong_keys, C, H, W)``.
+    Shape: ``(groups, queries * (1 + wrong_keys), dim)``.
     """
-    groups, dim = parts.shape[:2]
     count = queries * wrong_keys
-    directions = cF.draw_directions(groups * count, dim, generator).view(groups, count, dim)
-    wrong = cF.rotate(parts, directions.to(parts))
-    return cF.first_parts(parts, queries), wrong.flatten(0, 1)
+    wrong = cF.draw_directions(groups * count, dim, generator).view(groups, count, dim)
+    right = torch.eye(dim, dtype=wrong.dtype)[:queries].expand(groups, queries, dim)
+    return torch.cat([right, wrong], dim=1)
 
 
-def wasserstein_gap(critic: Critic, true: Tensor, wrong: Tensor) -> Tensor:
-    r""":math:`E[D(a)] - E[D(a')]`: the critic maximises it, the encoder minimises it."""
-    scores = critic(torch.cat([true, wrong]))
-    return scores[: len(true)].mean() - scores[len(true) :].mean()
+def wasserstein_gap(critic: Critic, shown: Tensor, queries: int) -> Tensor:
+    r""":math:`E[D(a)] - E[D(a')]`: the critic maximises it, the encoder minimises it.
+
+    ``shown``: ``(G, queries * (1 + k), C, H, W)``, the true features first.
+    """
+    scores = critic(shown.flatten(0, 1)).view(shown.shape[:2])
+    return scores[:, :queries].mean() - scores[:, queries:].mean()
 
 
-def gradient_penalty(critic: Critic, true: Tensor, wrong: Tensor, generator: Generator) -> Tensor:
+def gradient_penalty(critic: Critic, shown: Tensor, queries: int, generator: Generator) -> Tensor:
     r""":math:`E[(\sqrt N\|\nabla D(z)\| - 1)^2]` at random points z between true and wrong features
     (Gulrajani et al. 2017, arXiv 1704.00028); one z per true feature.
 
@@ -112,8 +115,9 @@ def gradient_penalty(critic: Critic, true: Tensor, wrong: Tensor, generator: Gen
     critic's scores, and with them the weight of the adversarial term, mean the same at any size of
     the feature map.
     """
-    mix = cF.uniform((len(true), 1, 1, 1), generator).to(true)
-    z = (mix * true + (1 - mix) * wrong[:: len(wrong) // len(true)]).requires_grad_()
+    mix = cF.uniform((len(shown), queries, 1, 1, 1), generator).to(shown)
+    true, wrong = (cF.first_parts(shown.narrow(1, i * queries, queries), queries) for i in (0, 1))
+    z = torch.lerp(wrong, true, mix.flatten(0, 1)).requires_grad_()
     (gradient,) = torch.autograd.grad(critic(z).sum(), z, create_graph=True)
     length = gradient.flatten(1).norm(dim=1) * gradient[0].numel() ** 0.5
     return (length - 1).square().mean()
@@ -132,7 +136,7 @@ class CriticTerm(Term):
         super().__init__(config, config.adversarial_weight)
         self.every = config.critic_every
         channels, *size = topology(config.net).released
-        self.opponent = Critic(channels, tuple(size)).to(device)
+        self.opponent = Critic(channels, tuple(size), width=CRITIC_WIDTH).to(device)
         self.optimiser = torch.optim.Adam(
             self.opponent.parameters(), lr=config.critic_lr, betas=(0.0, 0.9)
         )
@@ -141,27 +145,28 @@ class CriticTerm(Term):
         config, parts = self.config, step.groups.parts
         if step.number % self.every:
             return None
-        queries = parts.shape[1] if config.net.group == "packed" else 1
-        true, wrong = true_and_wrong(cF.at_least_float32(parts), queries, config.wrong_keys, rng)
-        seen = [f.detach().requires_grad_() for f in (true, wrong)]
+        groups, dim = parts.shape[:2]
+        queries = dim if config.net.group == "packed" else 1
+        matrix = views(groups, dim, queries, config.wrong_keys, rng).to(parts.device)
+        wide = cF.at_least_float32(parts)
+        shown = cF.rotate(wide.detach(), matrix).requires_grad_()
         for _ in range(config.critic_steps):
-            gap, pulls = self._critic_step(*seen, rng)
-        # A loss with the value of the gap and its gradient to both kinds of features.
-        linear = sum((f * pull).sum() for f, pull in zip((true, wrong), pulls, strict=True))
+            gap, pull = self._critic_step(shown, queries, rng)
+        # The views are linear in the parts, so the gradient needs no graph through them: a loss
+        # with the gap's value and gradient.
+        linear = (wide * cF.rotate(pull, matrix.mT)).sum()
         return linear - linear.detach() + gap
 
-    def _critic_step(
-        self, true: Tensor, wrong: Tensor, rng: Generator
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _critic_step(self, shown: Tensor, queries: int, rng: Generator) -> tuple[Tensor, Tensor]:
         """Update the critic; the gap before that, and its gradient to the features."""
         config, critic = self.config, self.opponent
         parameters = list(critic.parameters())
-        gap = wasserstein_gap(critic, true, wrong)
-        gradients = torch.autograd.grad(gap, [*parameters, true, wrong])
+        gap = wasserstein_gap(critic, shown, queries)
+        *gradients, pull = torch.autograd.grad(gap, [*parameters, shown])
         if config.critic_constraint == "gradient-penalty":
-            penalty = gradient_penalty(critic, true.detach(), wrong.detach(), rng)
+            penalty = gradient_penalty(critic, shown.detach(), queries, rng)
             (config.gradient_penalty * penalty).backward()
-        for parameter, gradient in zip(parameters, gradients, strict=False):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             previous = 0 if parameter.grad is None else parameter.grad
             parameter.grad = previous - gradient
         cF.average_gradients(critic)
@@ -171,7 +176,7 @@ class CriticTerm(Term):
             with torch.no_grad():
                 for parameter in parameters:
                     parameter.clamp_(-config.clip_value, config.clip_value)
-        return gap.detach(), gradients[len(parameters) :]
+        return gap.detach(), pull
 
 
 # ------------------------------------------------------------ defences to compare with

@@ -382,8 +382,8 @@ def settings(config: BenchConfig) -> list[tuple[Phase, int, Precision, bool]]:
 def main(argv: list[str]) -> None:
     """Print the comparisons; write Markdown and JSON where asked."""
     config = parse(BenchConfig, argv, "python -m complexnn.bench")
-    every = settings(config)
-    if config.quick:
+    every, quick = settings(config), config.quick
+    if quick:
         config = BenchConfig(
             config.arch, config.variant, config.image_size, dims=(2, 8), rounds=5,
             threads=config.threads, device=config.device,
@@ -398,7 +398,7 @@ def main(argv: list[str]) -> None:
         rows += found
         tables.append(table(found))
         print(tables[-1].as_text(), end="\n\n", flush=True)
-    share, encrypted = data_share(config), None if config.quick else ckks_seconds()
+    share, encrypted = data_share(config), None if quick else ckks_seconds()
     lines = [
         f"{config.arch}-{config.variant}, {torch.get_num_threads()} threads, "
         f"torch {torch.__version__}; ratio: to {REFERENCE}, median over {config.rounds} rounds",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -83,7 +84,8 @@ def _bare(conv: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 
 def _complextorch() -> tuple[Callable, Callable, Callable]:
     layers = importlib.import_module("complextorch.nn")
-    return layers.Conv2d, layers.BatchNorm2d, layers.CReLU
+    # In place, which is its default, its ReLU overwrites what the backward pass needs.
+    return layers.Conv2d, layers.BatchNorm2d, partial(layers.CReLU, inplace=False)
 
 
 def _complex_pytorch() -> tuple[Callable, Callable, Callable]:

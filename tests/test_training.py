@@ -1,6 +1,7 @@
 """The objective, the loop, and what two runs with one seed have in common."""
 
 import ast
+import copy
 import dataclasses
 import json
 import os
@@ -14,6 +15,7 @@ from PIL import Image
 
 import complexnn
 from complexnn import adversaries, checkpoint, data, training
+from complexnn import functional as cF
 from complexnn.config import AttackConfig, DataConfig, InputError, NetConfig, TrainConfig
 from complexnn.networks.modules import Critic
 from complexnn.networks.split import Groups
@@ -82,14 +84,32 @@ def test_weight_clipping_clips(rng):
 
 def test_true_and_wrong_features_are_what_keys_would_show(rng):
     parts = torch.randn(6, 2, 3, 4, 4)
-    true, wrong = adversaries.true_and_wrong(parts, 1, 5, rng)
-    assert torch.equal(true, parts[:, 0])
-    assert wrong.shape == (30, 3, 4, 4)
-    for i, feature in enumerate(wrong):  # in the plane of its own group's a and b, unit weights
-        basis = parts[i // 5].flatten(1)
-        weights = torch.linalg.lstsq(basis.T, feature.flatten()).solution
-        torch.testing.assert_close(weights.norm(), torch.tensor(1.0), atol=1e-4, rtol=0)
-        torch.testing.assert_close(weights @ basis, feature.flatten(), atol=1e-4, rtol=0)
+    shown = cF.rotate(parts, adversaries.views(6, 2, 1, 5, rng))
+    assert shown.shape == (6, 6, 3, 4, 4)
+    torch.testing.assert_close(shown[:, 0], parts[:, 0], atol=1e-6, rtol=0)
+    for group, features in zip(parts, shown, strict=True):
+        basis = group.flatten(1)
+        for feature in features:  # in the plane of its own group's a and b, unit weights
+            weights = torch.linalg.lstsq(basis.T, feature.flatten()).solution
+            torch.testing.assert_close(weights.norm(), torch.tensor(1.0), atol=1e-4, rtol=0)
+            torch.testing.assert_close(weights @ basis, feature.flatten(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("net", [{}, {"dim": 3, "group": "packed"}])
+def test_the_terms_gradient_is_that_of_the_gap(net, rng):
+    """Through the graph, from the critic as it was before its step."""
+    _, term, step = term_and_step(config(net=net))
+    parts = step.groups.parts.detach().requires_grad_()
+    before = copy.deepcopy(term.opponent)
+    value = term.loss(step._replace(groups=step.groups._replace(parts=parts)), rng)
+    (fast,) = torch.autograd.grad(value, parts)
+    queries = 3 if net else 1
+    again = torch.Generator().manual_seed(0)
+    matrix = adversaries.views(*parts.shape[:2], queries, 5, again)
+    gap = adversaries.wasserstein_gap(before, cF.rotate(parts, matrix), queries)
+    (slow,) = torch.autograd.grad(gap, parts)
+    assert value.item() == pytest.approx(gap.item(), abs=1e-6)
+    torch.testing.assert_close(fast, slow, atol=1e-7, rtol=1e-4)
 
 
 def test_gradient_penalty_of_a_linear_critic_is_known(rng):
@@ -97,8 +117,7 @@ def test_gradient_penalty_of_a_linear_critic_is_known(rng):
         def forward(self, feature):
             return 3 * feature.flatten(1).sum(1)
 
-    true, wrong = torch.randn(2, 8, 3, 4, 4)
-    penalty = adversaries.gradient_penalty(Linear(3, (4, 4)), true, wrong, rng)
+    penalty = adversaries.gradient_penalty(Linear(3, (4, 4)), torch.randn(8, 2, 3, 4, 4), 1, rng)
     torch.testing.assert_close(penalty, torch.tensor((3 * 48 - 1.0) ** 2), rtol=1e-4, atol=0)
 
 

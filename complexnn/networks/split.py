@@ -127,7 +127,13 @@ class SplitNet(nn.Module):
             # An equal counterpart gives the key away; in training nothing is at stake.
             index = _replace_equals(everything.detach(), index, self.config.group)
         index = index.to(features.device)
-        return Groups(cF.gather_parts(everything, index), index, len(features))
+        in_order = self.config.group == "packed" and len(features) % self.config.dim == 0
+        parts = (
+            features.unflatten(0, index.shape)  # a view: consecutive queries share a key
+            if in_order
+            else cF.gather_parts(everything, index)
+        )
+        return Groups(parts, index, len(features))
 
     def rotate(self, groups: Groups, *, generator: Generator | None = None) -> tuple[Tensor, Key]:
         """Draw a key per group and apply it: the released tensor ``(G, d, C, *)`` and the key."""
@@ -190,13 +196,12 @@ def _replace_equals(features: Tensor, index: Tensor, group: Group) -> Tensor:
     The phase of a query beside its own copy is its key: every entry of e^{iθ}(a + ia) has it.
     """
     index = index.to(features.device)
-    same = torch.stack(
-        [
-            (features[index[:, 0]] == features[column]).flatten(1).all(dim=1)
-            for column in index[:, 1:].unbind(dim=1)
-        ],
-        dim=1,
-    )
+    # Copies have equal sums, which one pass finds; only suspects are compared entry by entry.
+    sums = features.flatten(1).sum(dim=1)
+    same = sums[index[:, :1]] == sums[index[:, 1:]]
+    for row, column in same.nonzero().tolist():
+        query, other = index[row, 0], index[row, column + 1]
+        same[row, column] = torch.equal(features[query], features[other])
     if group == "packed":
         broken = same.all(dim=1).nonzero()
         if len(broken):
