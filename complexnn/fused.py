@@ -101,6 +101,58 @@ class PowerNorm(torch.autograd.Function):
         return through.addcmul_(x, _per_channel(-pull, x)), along * scale, None
 
 
+class NormGate(torch.autograd.Function):
+    r"""The norm and the gate behind it in one: :math:`y = s_k x_k \min(|s_k| \|x_k\| / c, 1)` with
+    :math:`s_k = w_k / \sqrt{E[x_k^2] + \epsilon}`.
+
+    The squared modulus is computed once for both. ``power`` are mean squares to use as they are, in
+    eval mode; None: the batch's own, as in :class:`PowerNorm`. Returns y and the mean squares.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, eps: float, c: float, power: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        wide = at_least_float32(x)
+        length = _dot(wide, wide)
+        axes = (0, *range(2, length.dim()))
+        ctx.count = x.numel() // x.shape[2] if power is None else None
+        if power is None:
+            power = all_reduced(length.sum(axes) / ctx.count)
+        inverse = torch.rsqrt(power + eps)
+        scale = weight * inverse
+        length.sqrt_()
+        factor = (length * _along(scale.abs() / c, length)).clamp_(max=1)
+        ctx.save_for_backward(x, length, factor, weight, inverse)
+        ctx.c, ctx.axes = c, axes
+        ctx.mark_non_differentiable(power)
+        return x * (factor * _along(scale, factor)).to(x.dtype).unsqueeze(1), power
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        x, length, factor, weight, inverse = ctx.saved_tensors
+        scale = weight * inverse
+        dot = _dot(at_least_float32(grad), at_least_float32(x))
+        # Where the gate is not fully open, its factor moves with scale and length.
+        partly = torch.ops.aten.threshold_backward(dot, -factor, -1.0)
+        # Open: dy/ds = x. Partly: y = s |s| length x / c, so dy/ds = 2 factor x.
+        along = dot.add_(torch.addcmul(-partly, partly, factor, value=2)).sum(ctx.axes)
+        inner = partly.div_(length.clamp(min=TINY)).mul_(
+            _along(scale * scale.abs() / ctx.c, partly)
+        )
+        if ctx.count is not None:
+            pull = all_reduced(along * weight * inverse.pow(3)) / ctx.count
+            inner.sub_(_along(pull, inner))
+        through = grad * (factor * _along(scale, factor)).to(grad.dtype).unsqueeze(1)
+        through.addcmul_(x, inner.to(x.dtype).unsqueeze(1))
+        return through, along * inverse, None, None, None
+
+
+def _along(values: Tensor, lengths: Tensor) -> Tensor:
+    """One value per channel, against ``(B, C, *)``."""
+    return values.view(-1, *[1] * (lengths.dim() - 2))
+
+
 def _per_channel(values: Tensor, x: Tensor) -> Tensor:
     return values.to(x.dtype).view(-1, *[1] * (x.dim() - 3))
 

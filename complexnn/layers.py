@@ -187,23 +187,57 @@ class BatchNorm(nn.Module):
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            if x.shape[0] * math.prod(x.shape[3:]) == 1:
-                raise ValueError(
-                    "BatchNorm in train mode needs more than one value per channel, "
-                    f"got shape {tuple(x.shape)}; use a larger batch"
-                )
-            normed, power = fused.PowerNorm.apply(x, self.weight, self.eps)
-            with torch.no_grad():
-                tracked = power.to(self.running_mean_square.dtype)
-                self.running_mean_square.lerp_(tracked, self.momentum)
-                self.num_batches_tracked.add_(1)
-            return normed
-        scale = self.weight * torch.rsqrt(self.running_mean_square + self.eps)
-        return cF.scale_channels(x, scale)
+        if not self.training:
+            scale = self.weight * torch.rsqrt(self.running_mean_square + self.eps)
+            return cF.scale_channels(x, scale)
+        self._refuse_one_value(x)
+        y, power = fused.PowerNorm.apply(x, self.weight, self.eps)
+        self._track(power)
+        return y
+
+    def _refuse_one_value(self, x: Tensor) -> None:
+        if x.shape[0] * math.prod(x.shape[3:]) == 1:
+            raise ValueError(
+                "BatchNorm in train mode needs more than one value per channel, "
+                f"got shape {tuple(x.shape)}; use a larger batch"
+            )
+
+    @torch.no_grad()
+    def _track(self, power: Tensor) -> None:
+        tracked = power.to(self.running_mean_square.dtype)
+        self.running_mean_square.lerp_(tracked, self.momentum)
+        self.num_batches_tracked.add_(1)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps:g}, momentum={self.momentum:g}"
+
+
+class NormGate(BatchNorm):
+    r"""Batch normalisation and the gate behind it, in one pass: ``SoftGate(c)(BatchNorm(x))``, or
+    with ``c=None`` ``MeanGate()(BatchNorm(x))``.
+
+    Shape: ``(B, d, C, *) -> (B, d, C, *)``.
+    """
+
+    def __init__(self, num_features: int, c: float | None = 1.0, **kwargs: float) -> None:
+        super().__init__(num_features, **kwargs)
+        if c is not None and c <= 0:
+            raise ValueError(f"c must be positive, got {c}")
+        self.c = c
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.c is None:
+            return cF.mean_gate(super().forward(x))
+        if self.training:
+            self._refuse_one_value(x)
+        power = None if self.training else self.running_mean_square
+        y, power = fused.NormGate.apply(x, self.weight, self.eps, self.c, power)
+        if self.training:
+            self._track(power)
+        return y
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, c={self.c}"
 
 
 class MaxPool2d(nn.Module):

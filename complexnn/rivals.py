@@ -119,6 +119,7 @@ def with_library(name: str, config: NetConfig) -> SplitNet | None:
         return None
     kit = Kit(
         conv=_bare(conv), linear=nn.Linear, norm=norm, act=act,
+        norm_act=lambda channels: nn.Sequential(norm(channels), act()),
         max_pool=nn.MaxPool2d, global_pool=nn.Identity, flatten=nn.Flatten,
     )  # fmt: skip
     net = build(config)

@@ -22,6 +22,8 @@ CASES = {  # every public layer gets one line here
     "mean-gate": layers.MeanGate,
     "mean-gate-flat": lambda: torch.nn.Sequential(layers.Flatten(), layers.MeanGate()),
     "norm": lambda: layers.BatchNorm(4),
+    "norm-gate": lambda: layers.NormGate(4, 1.4),
+    "norm-mean-gate": lambda: layers.NormGate(4, None),
     "norm-flat": lambda: torch.nn.Sequential(layers.Flatten(), layers.BatchNorm(144)),
     "max-pool": lambda: layers.MaxPool2d(2),
     "max-pool-overlapping": lambda: layers.MaxPool2d(3, stride=2, padding=1, ceil_mode=True),
@@ -183,3 +185,29 @@ def test_a_single_value_has_no_statistics():
 def test_senseless_settings_are_refused(bad):
     with pytest.raises(ValueError, match="must be"):
         bad()
+
+
+@pytest.mark.parametrize("c", [0.8, None])
+def test_norm_and_gate_in_one_are_the_two_in_a_row(c):
+    torch.manual_seed(0)
+    one = layers.NormGate(4, c).double()
+    norm, gate = (
+        layers.BatchNorm(4).double(),
+        layers.MeanGate() if c is None else layers.SoftGate(c),
+    )
+    one.weight.data.normal_()
+    norm.load_state_dict(one.state_dict())
+    for training in (True, True, False):
+        x = torch.randn(5, 2, 4, 6, 6, dtype=torch.float64)
+        torch.testing.assert_close(
+            one.train(training)(x), gate(norm.train(training)(x)), atol=1e-12, rtol=0
+        )
+    for a, b in zip(one.buffers(), norm.buffers(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_norm_gate_refuses_what_its_parts_refuse():
+    with pytest.raises(ValueError, match="c must be positive"):
+        layers.NormGate(4, 0.0)
+    with pytest.raises(ValueError, match="more than one value per channel"):
+        layers.NormGate(4)(torch.randn(1, 2, 4, 1, 1))

@@ -154,10 +154,26 @@ def plain_norm(x, weight):
 
 
 WEIGHT = torch.tensor([0.5, -2.0], dtype=torch.float64)
+
+
+def plain_scale(x):
+    """Of a norm that has seen mean squares of WEIGHT squared."""
+    scale = WEIGHT.to(x) / (WEIGHT.to(x).square() + 1e-5).sqrt()
+    return scale.view(-1, *[1] * (x.dim() - 3))
+
+
 HAND_DERIVED = {
     "modulus": (cF.modulus, plain_modulus),
     "soft gate": (lambda x: cF.soft_gate(x, 1.5), lambda x: plain_gate(x, 1.5)),
     "mean gate": (cF.mean_gate, plain_mean_gate),
+    "norm and gate": (
+        lambda x: fused.NormGate.apply(x, WEIGHT.to(x), 1e-5, 1.5, None)[0],
+        lambda x: plain_gate(plain_norm(x, WEIGHT.to(x)), 1.5),
+    ),
+    "norm and gate in eval mode": (
+        lambda x: fused.NormGate.apply(x, WEIGHT.to(x), 1e-5, 0.75, WEIGHT.to(x).square())[0],
+        lambda x: plain_gate(x * plain_scale(x), 0.75),
+    ),
     "norm": (
         lambda x: fused.PowerNorm.apply(x, WEIGHT.to(x), 1e-5)[0],
         lambda x: plain_norm(x, WEIGHT.to(x)),
@@ -185,6 +201,10 @@ def test_the_norm_weight_gets_the_plain_gradient():
     x = torch.randn(3, 2, 2, 4, 4, dtype=torch.float64)
     weight = WEIGHT.clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda w: fused.PowerNorm.apply(x, w, 1e-5)[0], weight)
+    for power in (None, torch.tensor([0.5, 2.0], dtype=torch.float64)):
+        assert torch.autograd.gradcheck(
+            lambda w, power=power: fused.NormGate.apply(x, w, 1e-5, 1.2, power)[0], weight
+        )
 
 
 @pytest.mark.parametrize("name", ["modulus", "soft gate", "mean gate"])

@@ -33,6 +33,7 @@ class Kit:
     linear: Callable[..., nn.Module]  # (in, out)
     norm: Callable[[int], nn.Module]  # (channels)
     act: Callable[[], nn.Module]
+    norm_act: Callable[[int], nn.Module]  # (channels): the two in a row, in one module
     max_pool: Callable[..., nn.Module]  # (kernel, stride=kernel)
     global_pool: Callable[[], nn.Module]
     flatten: Callable[[], nn.Module]
@@ -62,11 +63,19 @@ class BatchNorm2d(nn.BatchNorm2d):
         return (wide * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)).to(x.dtype)
 
 
+class BatchNormReLU(BatchNorm2d):
+    """Batch normalisation and the ReLU behind it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu_()
+
+
 REAL = Kit(
     conv=nn.Conv2d,
     linear=nn.Linear,
     norm=BatchNorm2d,
     act=nn.ReLU,
+    norm_act=BatchNormReLU,
     max_pool=nn.MaxPool2d,
     global_pool=lambda: nn.AdaptiveAvgPool2d(1),
     flatten=nn.Flatten,
@@ -86,6 +95,8 @@ def equivariant_kit(dim: int, weights: Weights, gate: Gate) -> Kit:
         else (layers.ComplexConv2d, layers.ComplexLinear)
     )
 
+    c = math.sqrt(dim) if gate == "fixed" else None
+
     def unbiased_conv(*args: int, bias: bool = False, **kwargs: int) -> nn.Module:
         return conv(*args, **kwargs)
 
@@ -93,7 +104,8 @@ def equivariant_kit(dim: int, weights: Weights, gate: Gate) -> Kit:
         conv=unbiased_conv,
         linear=linear,
         norm=layers.BatchNorm,
-        act=layers.MeanGate if gate == "mean" else lambda: layers.SoftGate(math.sqrt(dim)),
+        act=layers.MeanGate if c is None else lambda: layers.SoftGate(c),
+        norm_act=lambda channels: layers.NormGate(channels, c),
         max_pool=layers.MaxPool2d,
         global_pool=lambda: layers.AdaptiveAvgPool2d(1),
         flatten=layers.Flatten,

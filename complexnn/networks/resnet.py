@@ -17,14 +17,13 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.channels, self.stride = channels, stride
         self.conv1 = kit.conv(in_channels, channels, 3, stride=stride, padding=1, bias=False)
-        self.norm1 = kit.norm(channels)
-        self.act1 = kit.act()
+        self.norm1 = kit.norm_act(channels)
         self.conv2 = kit.conv(channels, channels, 3, padding=1, bias=False)
         self.norm2 = kit.norm(channels)
         self.act2 = kit.act()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.act1(self.norm1(self.conv1(x)))
+        y = self.norm1(self.conv1(x))
         y = self.norm2(self.conv2(y))
         same = self.stride == 1 and x.shape[-3] == self.channels
         return self.act2(y + (x if same else cF.pad_shortcut(x, self.channels, self.stride)))
