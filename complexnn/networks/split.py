@@ -196,8 +196,8 @@ def _replace_equals(features: Tensor, index: Tensor, group: Group) -> Tensor:
     The phase of a query beside its own copy is its key: every entry of e^{iθ}(a + ia) has it.
     """
     index = index.to(features.device)
-    # Copies have equal sums, which one pass finds; only suspects are compared entry by entry.
-    sums = features.flatten(1).sum(dim=1)
+    # Copies agree in a sum over some entries; only such suspects are compared entry by entry.
+    sums = features[..., ::4, ::4].sum(dim=(1, 2, 3))
     same = sums[index[:, :1]] == sums[index[:, 1:]]
     for row, column in same.nonzero().tolist():
         query, other = index[row, 0], index[row, column + 1]
