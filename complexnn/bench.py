@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from complexnn import rivals
-from complexnn.checkpoint import replacing
+from complexnn.checkpoint import write_text
 from complexnn.cli import make_accelerator, parse, run
 from complexnn.config import InputError, NetConfig, Precision, TrainConfig, at_least
 from complexnn.images import Augmentation, Batch, ImageSet
@@ -412,17 +412,10 @@ def main(argv: list[str]) -> None:
     print("\n".join(lines))
     if config.markdown is not None:
         text = "\n".join([*(t.as_markdown() for t in tables), *(f"- {line}" for line in lines)])
-        _write(config.markdown, text + "\n")
+        write_text(config.markdown, text + "\n")
     if config.json is not None:
         about = {"rows": rows, "data_share": share, "ckks_seconds": encrypted, "about": lines}
-        _write(config.json, json.dumps(about, indent=2) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_text(text)
-    print(f"written: {path}")
+        write_text(config.json, json.dumps(about, indent=2) + "\n")
 
 
 if __name__ == "__main__":

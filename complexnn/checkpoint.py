@@ -42,6 +42,14 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a report whole, in a folder that need not be there yet, and say where."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+    log.info("written: %s", path)
+
+
 def unwrapped(name: str) -> str:
     """A parameter's name without the marks of DataParallel, DDP or compile, in any nesting."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)

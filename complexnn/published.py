@@ -173,6 +173,18 @@ def _number(value: float | None, digits: int) -> str:
     return NOT_PUBLISHED if value is None else f"{value:.{digits}f}"
 
 
+def _theirs(
+    published: list[dict[str, Any]], keys: list[str], digits: int
+) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Published lines (network, data, cells); the last cell is a measure of this project alone."""
+    lines = []
+    for row in published:
+        source = "paper" if row["source"] == "paper" else "2021"
+        numbers = (_number(row.get(key), digits) for key in keys)
+        lines.append((row["arch"], row["dataset"], (source, *numbers, NOT_PUBLISHED)))
+    return lines
+
+
 def _merged(
     theirs: list[tuple[str, str, tuple[str, ...]]], mine: list[tuple[str, str, tuple[str, ...]]]
 ) -> list[tuple[str, ...]]:
@@ -187,18 +199,7 @@ def _merged(
 
 
 def _errors(published: list[dict[str, Any]], ours: list[Runs]) -> Table:
-    theirs = [
-        (
-            row["arch"],
-            row["dataset"],
-            (
-                "paper" if row["source"] == "paper" else "2021",
-                *(_number(row.get(key), 2) for key in KINDS.values()),
-                NOT_PUBLISHED,
-            ),
-        )
-        for row in published
-    ]
+    theirs = _theirs(published, list(KINDS.values()), 2)
     mine = []
     for (network, data, budget), labels in _by_network(ours).items():
         cells = [
@@ -242,18 +243,7 @@ def _reconstructions(published: list[dict[str, Any]], ours: list[Runs]) -> Table
         ("complex d=2 decoy", "complex_dec_a", "inversion dec(a*)"),
         ("complex d=2 decoy", "complex_dec_x", "inversion dec(x)"),
     ]
-    theirs = [
-        (
-            row["arch"],
-            row["dataset"],
-            (
-                "paper" if row["source"] == "paper" else "2021",
-                *(_number(row.get(key), 4) for _, key, _ in columns),
-                NOT_PUBLISHED,
-            ),
-        )
-        for row in published
-    ]
+    theirs = _theirs(published, [key for _, key, _ in columns], 4)
     mine = []
     for (network, data, budget), labels in _by_network(ours).items():
         cells = [

@@ -14,7 +14,7 @@ import torch
 from tyro.conf import Positional
 
 from complexnn import published, results
-from complexnn.checkpoint import replacing
+from complexnn.checkpoint import write_text
 from complexnn.cli import parse, run
 from complexnn.config import AttackConfig, InputError, NetConfig, from_dict
 from complexnn.networks.anatomy import Anatomy, dissect
@@ -213,10 +213,10 @@ def main(argv: list[str]) -> None:
         figures = [figure(folder, cells[0]) for folder, cells in shown]
     print("\n\n".join(table.as_text() for table in tables))
     if config.markdown is not None:
-        _write(config.markdown, "\n".join(table.as_markdown() for table in tables) + "\n")
+        write_text(config.markdown, "\n".join(table.as_markdown() for table in tables) + "\n")
     if config.html is not None:
         parts = [table.as_html() for table in tables] + figures
-        _write(config.html, page("complexnn report", parts))
+        write_text(config.html, page("complexnn report", parts))
     if config.picture is not None:
         source = config.runs[-1] / "examples" / "inversion.png"
         if not source.is_file():
@@ -224,13 +224,6 @@ def main(argv: list[str]) -> None:
         config.picture.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, config.picture)
         print(f"picture: {config.picture}")
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_text(text)
-    print(f"written: {path}")
 
 
 if __name__ == "__main__":

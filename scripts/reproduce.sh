@@ -20,11 +20,10 @@ quick() {
                 "--output-dir $run/resnet20-$variant-$kind"
         done
     done
-    for victim in lenet-{original,additional,noisy-0.2,noisy-0.5,noisy-1.0} \
-        resnet20-{alpha,beta}-{original,additional}; do
+    for victim in lenet-{original,additional,noisy-0.2,noisy-0.5,noisy-1.0} resnet20-alpha-additional; do
         echo "attack.py all --victim $run/$victim --budget quick"
     done
-    for victim in lenet-{complex,packed} resnet20-{alpha,beta}-complex; do
+    for victim in lenet-{complex,packed} resnet20-alpha-complex; do
         echo "attack.py all --victim $run/$victim --control $run/${victim%-*}-additional" \
             "--budget quick"
     done
