@@ -9,11 +9,11 @@ run=runs/budgets
     for kind in additional complex; do
         echo "train.py --groups parity --kind $kind --output-dir $run/$kind"
     done
-    for steps in 250 500 1000 2000; do
+    for steps in 250 500 1000; do
         echo "attack.py all --victim $run/complex --steps $steps --output-dir $run/$steps"
     done
     for capacity in 0.5 2.0; do
-        echo "attack.py all --victim $run/complex --capacity $capacity" \
+        echo "attack.py angle --victim $run/complex --capacity $capacity" \
             "--output-dir $run/capacity-$capacity"
     done
     echo "report budgets $run --markdown assets/attack_budgets.md"
