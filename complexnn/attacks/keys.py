@@ -207,7 +207,6 @@ def ica(
     *,
     count: int,
     iterations: int = 60,
-    starts: int = 2,
 ) -> Tensor:
     """Independent components of each group's ``(d, C·H·W)`` matrix, for every d.
 
@@ -218,6 +217,8 @@ def ica(
 
     Shape: ``(G, d, C, H, W) -> (G, n, d)``.
     """
+    # In the plane one start finds the one optimum.
+    starts = 1 if released.shape[1] == 2 else 2
     rows = unmix(known.apply(released), iterations=iterations, starts=starts)
     return _settled(rows, released, score, count)
 
@@ -248,7 +249,7 @@ def unmix(mixed: Tensor, *, iterations: int = 60, starts: int = 2, coarse: int =
 
 
 def _fixed_point(white: Tensor, turn: Tensor, iterations: int) -> Tensor:
-    """Symmetric FastICA from ``turn`` until no group's matrix moves any more."""
+    """Symmetric FastICA from ``turn`` until the groups' matrices hardly move any more."""
     for _ in range(iterations):
         slope = (turn @ white).tanh()
         step = slope @ white.mT / white.shape[2]
@@ -256,7 +257,7 @@ def _fixed_point(white: Tensor, turn: Tensor, iterations: int) -> Tensor:
         after = _nearest_orthogonal(step)
         moved = 1 - (after * turn).sum(dim=2).abs()
         turn = after
-        if moved.max() < 1e-6:
+        if moved.mean() < 1e-5:
             break
     return turn
 
@@ -297,7 +298,9 @@ def _settled(rows: Tensor, released: Tensor, score: Score, count: int) -> Tensor
         return torch.where(better.unsqueeze(-1), rows, -rows)
     first = torch.atan2(rows[:, 0, 1], rows[:, 0, 0])
     turns = first.unsqueeze(1) + torch.arange(4, device=rows.device) * (math.pi / 2)
-    return _frames(_best_angle(turns, released, score), count)
+    scores = _scores(_directions(turns), released, score)
+    best = (scores + scores.roll(-1, dims=1)).argmax(dim=1, keepdim=True)
+    return _frames(turns.gather(1, best), count)
 
 
 def _best_angle(theta: Tensor, released: Tensor, score: Score) -> Tensor:
