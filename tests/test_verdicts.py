@@ -138,3 +138,17 @@ def test_what_cannot_be_compared_is_named(runs, capsys, folder, message):
     (runs / "c" / "model.safetensors").write_bytes(b"c")
     assert cli.run(cli.attack_main, ["compare", str(runs / folder)]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("truth", "flagged"), [("another query's", True), ("nobody's", False)])
+def test_an_evaluation_that_leaks_is_flagged(truth, flagged):
+    """Answers that fit another query's truth better than blind ones do; and blind answers."""
+    import torch
+
+    from complexnn.attacks import roster, suite
+
+    attack = next(a for a in roster.ROSTER if a.name == "angle phase")
+    centre = 0.8 if flagged else 1.5708
+    others = {"angle_error": centre + 0.9 * torch.randn(200)}
+    measured = {"angle_error": numbers(0.1, chance=1.5708)}
+    assert bool(suite._flags(None, attack, measured, others)) == flagged

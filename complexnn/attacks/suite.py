@@ -28,13 +28,11 @@ from complexnn.training import eval_batch, random_for
 
 log = logging.getLogger("complexnn")
 PICTURES = 10  # random test images in a grid
-SMALLER = (
-    "angle_error",
-    "rmse",
-    "lpips",
-    "feature_distance",
-    "error",
-)  # of these, less is more leakage
+# Of these measures, less is more leakage.
+SMALLER = ("angle_error", "rmse", "lpips", "feature_distance", "error")
+# Where an answer must not be better than blind on another query's truth. In features and structure
+# any sharp image beats the mean image, so these are not among them.
+NEGATIVE_CONTROLS = ("angle_error", "top1", "top1_jpeg", "rmse", "psnr", "error")
 
 
 class Target:
@@ -227,7 +225,7 @@ def _judge(target: Target, attack: Attack) -> tuple[dict[str, dict[str, Any]], l
         _floors(target, measured, count)
     path = target.folder / "examples" / f"{_slug(attack.name)}.csv"
     _write_csv(path, tables[0])
-    return measured, _flags(attacker, attack, measured, count)
+    return measured, _flags(attacker, attack, measured, tables[1])
 
 
 def _floors(target: Target, measured: dict[str, dict[str, Any]], count: int) -> None:
@@ -254,7 +252,10 @@ def _beside(measured: dict[str, dict[str, Any]], control: dict[str, Any] | None)
 
 
 def _flags(
-    attacker: Attacker, attack: Attack, measured: dict[str, dict[str, Any]], count: int
+    attacker: Attacker,
+    attack: Attack,
+    measured: dict[str, dict[str, Any]],
+    others: dict[str, Tensor],
 ) -> list[str]:
     """What an attack, or its evaluation, shows of being broken."""
     networks = {
@@ -266,15 +267,14 @@ def _flags(
     for name in attack.needs:
         if networks[name] in attacker.logs:
             found += [f"{networks[name]}: {f}" for f in attacker.logs[networks[name]].flags()]
-    for name, numbers in measured.items():
-        blind, negative = numbers.get("chance", numbers.get("floor")), numbers.get("negative")
-        if blind is None or negative is None:
+    for name in NEGATIVE_CONTROLS:
+        if name not in others:
             continue
-        # Twice the interval, or of a share three deviations at most.
-        share = name in ("top1", "top1_jpeg", "error")
-        width = max(2 * (numbers["high"] - numbers["low"]), 1.5 * count**-0.5 if share else 0.0)
-        better = blind - negative if name in SMALLER else negative - blind
-        if better > max(width, 0.05 * abs(blind)):
+        blind = measured[name].get("chance", measured[name].get("floor"))
+        low, high = metrics.mean_interval(others[name])
+        middle, width = (low + high) / 2, 0.8 * (high - low)  # about three standard errors
+        ahead = blind - middle if name in SMALLER else middle - blind
+        if ahead > max(width, 0.05 * abs(blind)):
             found.append(f"{name}: better than blind on other queries' truth: evaluation leaks")
     return found
 
