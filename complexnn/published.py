@@ -36,6 +36,7 @@ PROPERTIES = {
     "property images": "classifier trained on raw images, applied to reconstructions",
     "property features": "classifier trained on recovered features a*",
     "property reconstructions": "classifier trained on reconstructions",
+    "property released": "classifier trained on all released parts",
 }
 
 
