@@ -16,9 +16,9 @@ from complexnn.checkpoint import replacing
 def save_grid(path: Path, rows: dict[str, Tensor], title: str) -> None:
     """Draw ``rows`` (name to ``(N, C, H, W)``, pixels in [0, 1]) as a labelled PNG."""
     columns = max(len(images) for images in rows.values())
-    figure, axes = plt.subplots(
-        len(rows), columns, figsize=(0.9 * columns + 1.6, 0.9 * len(rows) + 0.5), squeeze=False
-    )
+    beside = 0.4 + 0.085 * max(map(len, rows))  # inches that the longest name takes
+    size = (0.9 * columns + beside, 0.9 * len(rows) + 0.5)
+    figure, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False)
     for line, (name, images) in zip(axes, rows.items(), strict=True):
         for axis in line:
             axis.set_axis_off()
@@ -29,7 +29,7 @@ def save_grid(path: Path, rows: dict[str, Tensor], title: str) -> None:
             -0.15, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=10
         )
     figure.suptitle(title, fontsize=9)
-    figure.subplots_adjust(0.19, 0.01, 0.99, 0.99 - 0.3 / figure.get_figheight(), 0.05, 0.05)
+    figure.subplots_adjust(beside / size[0], 0.01, 0.99, 0.99 - 0.3 / size[1], 0.05, 0.05)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=160, format="png")
     plt.close(figure)
