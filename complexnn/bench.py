@@ -7,6 +7,7 @@ hits all of them; a ratio is the median over the rounds of the time in that roun
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import logging
@@ -37,6 +38,11 @@ from complexnn.training import Training, random_for, train_step
 log = logging.getLogger("complexnn")
 Phase = Literal["training step", "inference"]
 REFERENCE = "additional"
+
+
+QUICK: dict[str, Any] = {
+    "batch_sizes": (128,), "dims": (2, 8), "precisions": ("fp32",), "compiled": False, "rounds": 5,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,10 @@ class BenchConfig:
             raise InputError("batch_sizes must be positive")
         if not self.dims or min(self.dims) < 2:
             raise InputError("dims must be at least 2")
+        if self.quick:
+            for name in QUICK:
+                if getattr(self, name) != getattr(BenchConfig, name):
+                    raise InputError(f"quick sets {name} itself; leave one of the two out")
 
 
 @dataclass
@@ -382,18 +392,13 @@ def settings(config: BenchConfig) -> list[tuple[Phase, int, Precision, bool]]:
 def main(argv: list[str]) -> None:
     """Print the comparisons; write Markdown and JSON where asked."""
     config = parse(BenchConfig, argv, "python -m complexnn.bench")
-    every, quick = settings(config), config.quick
+    quick = config.quick
     if quick:
-        config = BenchConfig(
-            config.arch, config.variant, config.image_size, dims=(2, 8), rounds=5,
-            threads=config.threads, device=config.device,
-            markdown=config.markdown, json=config.json,
-        )  # fmt: skip
-        every = [("training step", 128, "fp32", False), ("inference", 128, "fp32", False)]
+        config = dataclasses.replace(config, quick=False, **QUICK)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     tables, rows = [], []
-    for phase, batch, precision, compiled in every:
+    for phase, batch, precision, compiled in settings(config):
         found = compare(config, phase, batch, precision, compiled=compiled)
         rows += found
         tables.append(table(found))

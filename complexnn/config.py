@@ -162,6 +162,7 @@ class NetConfig:
             words += [f"d={self.dim}", self.group]
             words += ["complex weights"] if self.weights == "complex" else []
         words += ["ReLU end"] if self.relu_end else []
+        words += [f"generator {self.generator_width}"] if self.generator_width else []
         how = {
             "laplace": f" ε={self.epsilon:g}",
             "dropout": f" {self.drop_rate:g}",
@@ -302,7 +303,8 @@ BUDGETS = {
 
 @dataclass(frozen=True)
 class AttackConfig:
-    """Attack a trained network: recover its keys, its inputs and their hidden properties."""
+    """Attack a trained network: recover its keys, its inputs and their hidden properties.
+    ``attack.py compare RUN RUN ...`` puts attacked networks side by side."""
 
     attack: Positional[Attack]
     """angle, span, inversion, property, or all of them."""

@@ -144,8 +144,8 @@ def _folder(config: DataConfig) -> Raw:
 
 def _celeba(config: DataConfig) -> Raw:
     resize = config.resize or 224  # the paper's AlexNet
-    found = read_celeba(config.data_dir, channels=config.channels, resize=resize)
-    (train, validation, test), names = found
+    parts, names = read_celeba(config.data_dir, channels=config.channels, resize=resize)
+    train, validation, test = parts
     return Raw(*train, *test, names, *validation, hidden=HIDDEN_ATTRIBUTES)
 
 

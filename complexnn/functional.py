@@ -204,7 +204,7 @@ class _Average(torch.autograd.Function):
 
 def scale_channels(x: Tensor, scale: Tensor) -> Tensor:
     """Multiply channel k of every part by ``scale[k]``."""
-    return x * scale.to(x.dtype).view(-1, *[1] * (x.dim() - 3))
+    return x * fused.per_channel(scale, x)
 
 
 def max_pool2d(

@@ -90,15 +90,15 @@ class PowerNorm(torch.autograd.Function):
         ctx.save_for_backward(x, weight, scale)
         ctx.axes = axes
         ctx.mark_non_differentiable(power)
-        return x * _per_channel(weight * scale, x), power
+        return x * per_channel(weight * scale, x), power
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, scale = ctx.saved_tensors
         along = (at_least_float32(grad) * x).sum(ctx.axes)
         pull = all_reduced(along * weight * scale.pow(3)) / ctx.count
-        through = grad * _per_channel(weight * scale, grad)
-        return through.addcmul_(x, _per_channel(-pull, x)), along * scale, None
+        through = grad * per_channel(weight * scale, grad)
+        return through.addcmul_(x, per_channel(-pull, x)), along * scale, None
 
 
 class NormGate(torch.autograd.Function):
@@ -153,7 +153,8 @@ def _along(values: Tensor, lengths: Tensor) -> Tensor:
     return values.view(-1, *[1] * (lengths.dim() - 2))
 
 
-def _per_channel(values: Tensor, x: Tensor) -> Tensor:
+def per_channel(values: Tensor, x: Tensor) -> Tensor:
+    """One value per channel, against ``(B, d, C, *)``."""
     return values.to(x.dtype).view(-1, *[1] * (x.dim() - 3))
 
 

@@ -6,13 +6,21 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from complexnn import results
-from complexnn.config import InputError, TrainConfig, command, from_dict
+from complexnn.config import (
+    MAY_CHANGE,
+    DataConfig,
+    InputError,
+    NetConfig,
+    TrainConfig,
+    command,
+    from_dict,
+)
 from complexnn.progress import duration
 from complexnn.tables import Table
 
@@ -40,6 +48,10 @@ PROPERTIES = {
 }
 
 
+_NAMED = {spec.name for cls in (NetConfig, DataConfig) for spec in fields(cls)}
+_NAMED |= {*MAY_CHANGE, "seed"}  # shown elsewhere, or without effect on the result
+
+
 @dataclass
 class Runs:
     """Runs that differ in nothing but their seed."""
@@ -65,7 +77,9 @@ class Runs:
     def budget(self) -> str:
         limit = self.config.data.limit_train
         images = "all images" if limit is None else f"{limit:,} images"
-        return f"{images}, {self.config.epochs} epochs"
+        # Runs that differ in how they were trained must not share a line.
+        other = command(self.config, leave_out=_NAMED).removeprefix("python train.py")
+        return f"{images}, {self.config.epochs} epochs{other}"
 
     def values(self, name: str, metric: str, key: str = "value") -> list[float]:
         found = (rows[name]["metrics"].get(metric, {}) for rows in self.rows if name in rows)
@@ -156,9 +170,6 @@ def tables(folders: Iterable[Path]) -> list[Table]:
         _further(ours),
         _commands(ours),
     ]
-
-
-Cells = Callable[[Runs], str]
 
 
 def _by_network(ours: list[Runs]) -> dict[tuple[str, str, str], dict[str, Runs]]:

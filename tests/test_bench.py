@@ -71,7 +71,15 @@ def test_libraries_that_are_not_there_are_left_out(monkeypatch):
     assert rivals.with_library("torchcvnn", NetConfig("resnet20")) is None
 
 
-@pytest.mark.parametrize("flag", [("--rounds", "0"), ("--dims", "1"), ("--batch-sizes", "0")])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        ("--rounds", "0"),
+        ("--dims", "1"),
+        ("--batch-sizes", "0"),
+        ("--quick", "--rounds", "3"),
+    ],
+)
 def test_senseless_settings_are_refused(flag, capsys):
     assert cli.run(bench.main, [*flag]) == 2
     assert capsys.readouterr().err.count("\n") == 1

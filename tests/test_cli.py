@@ -127,6 +127,16 @@ def test_one_attack_by_name_under_two_budgets(runs, tmp_path, capsys):
     assert cli.run(report.main, ["budgets", str(tmp_path / "no")]) == 2
 
 
+def test_a_control_that_is_given_later_is_put_beside_the_attacks(runs, tmp_path):
+    arguments = ("span", "--victim", runs / "complex", "--steps", 2, "--limit-test", 40)
+    folder = tmp_path / "attacks"
+    assert attack(*arguments, "--output-dir", folder) == 0
+    assert attack(*arguments, "--output-dir", folder, "--control", runs / "additional") == 0
+    first, second = read_rows(folder / "results.jsonl")
+    assert first["metrics"]["top1"]["control"] is None
+    assert second["metrics"]["top1"]["control"] == 1
+
+
 def test_dry_run_writes_nothing(tmp_path, capsys):
     assert train(*TINY, "--output-dir", tmp_path / "run", "--dry-run") == 0
     assert not (tmp_path / "run").exists()

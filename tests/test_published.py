@@ -84,6 +84,17 @@ def test_other_variants_budgets_and_kinds_stay_apart(runs):
     assert [row[3] for row in further.rows] == ["complex d=4 packed"]
 
 
+def test_runs_that_were_trained_otherwise_do_not_share_a_line(runs):
+    from complexnn.config import DataConfig
+
+    rows_of(runs / "slow", net=CIFAR, data=DataConfig(dataset="cifar10"), lr=1e-4, error=0.7)
+    errors = published.tables([runs])[0]
+    slow = find(errors, "resnet20-alpha", "cifar10", "ours: all images, 20 epochs --lr 0.0001")
+    assert slow["complex d=2 decoy"].startswith("70.00 [")
+    usual = find(errors, "resnet20-alpha", "cifar10", "ours: all images, 20 epochs")
+    assert usual["complex d=2 decoy"].startswith("12.00 ± 2.00 [")
+
+
 def test_attacks_in_another_folder_find_their_victim(runs, tmp_path):
     row = {
         "name": "inversion dec(x)", "victim": "additional-0", "config": {}, "seconds": 1.0,

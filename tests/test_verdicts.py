@@ -151,4 +151,16 @@ def test_an_evaluation_that_leaks_is_flagged(truth, flagged):
     centre = 0.8 if flagged else 1.5708
     others = {"angle_error": centre + 0.9 * torch.randn(200)}
     measured = {"angle_error": numbers(0.1, chance=1.5708)}
-    assert bool(suite._flags(None, attack, measured, others)) == flagged
+    assert bool(suite._flags({}, attack, measured, others)) == flagged
+
+
+@pytest.mark.parametrize("name", ["property features", "inversion dec(x)", "angle ica"])
+def test_a_network_that_did_not_learn_is_flagged(name):
+    """Under the name that it is kept under."""
+    from complexnn.attacks import roster, suite
+    from complexnn.attacks.fitting import FitLog
+
+    attack = next(a for a in roster.ROSTER if a.name == name)
+    kept = ("property_features", "dec_x", "judge")
+    flat = {file: FitLog(first=1.0, last=1.0, validation=1.0) for file in kept}
+    assert len(suite._flags(flat, attack, {}, {})) == 1

@@ -27,6 +27,11 @@ _NAMES = (
     "neighbours", "judge", "statistics", "dec_set", "dec_mean", "substitute", "dec_substitute",
     "property_released", "repeats", "choice",
 )  # fmt: skip
+# Under which name a network is kept, where it is not the attribute's.
+FILES = {
+    "regressor": "angle", "released_decoder": "dec_x", "feature_decoder": "dec_a",
+    "set_decoder": "dec_set", "mean_decoder": "dec_mean", "substitute_decoder": "dec_substitute",
+}  # fmt: skip
 Directions = Callable[[Tensor], Tensor]  # released -> (G, n, d)
 
 
@@ -119,9 +124,7 @@ class Attacker:
 
     @cached_property
     def released_decoder(self) -> nn.Module:
-        config = self.knowledge.net.config
-        packed = self.rotated and config.group == "packed"
-        return self._released_decoder("dec_x", self.knowledge, config.dim if packed else 1)
+        return self._released_decoder("dec_x", self.knowledge, self._queries_per_group)
 
     @cached_property
     def set_decoder(self) -> nn.Module:
@@ -137,9 +140,12 @@ class Attacker:
             lambda model, rng: inversion.fit_substitute(model, self.knowledge, self.config, rng),
         )
         pretended = inversion.pretend(self.knowledge, substitute)
+        return self._released_decoder("dec_substitute", pretended, self._queries_per_group)
+
+    @property
+    def _queries_per_group(self) -> int:
         config = self.knowledge.net.config
-        packed = self.rotated and config.group == "packed"
-        return self._released_decoder("dec_substitute", pretended, config.dim if packed else 1)
+        return config.dim if self.rotated and config.group == "packed" else 1
 
     @cached_property
     def feature_decoder(self) -> nn.Module:

@@ -63,11 +63,10 @@ class Knowledge:
     ) -> list[Observation]:
         """Several queries of the same images under fresh keys, with the same or with fresh
         counterparts."""
-        net, found = self.net, []
+        net, found, groups = self.net, [], None
         features = net.features(batch.images)
-        groups = net.group(features, generator=generator)
         for _ in range(times):
-            if not same_group:
+            if groups is None or not same_group:
                 groups = net.group(features, generator=generator)
             found.append(Observation(batch, *net.rotate(groups, generator=generator)))
         return found

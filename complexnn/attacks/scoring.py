@@ -168,10 +168,10 @@ def image_measures(images: Tensor) -> dict[str, Callable[[Tensor, Tensor], Tenso
 def score_images(scoring: Scoring, answer: Tensor, seen: Observation) -> tuple[Measured, Measured]:
     """RMSE, PSNR, SSIM, distance of an independent classifier's features, and identification: the
     query's place among the candidates nearest to its reconstruction in those features."""
-    answer, truth = answer.clamp(0, 1), seen.batch.images
+    answer, truth, other = answer.clamp(0, 1), seen.batch.images, _next_group(seen)
     mine, wanted = scoring.evaluated(answer), scoring.evaluated(truth)
     found = []
-    for images, features in ((truth, wanted), (truth.roll(1, dims=0), wanted.roll(1, dims=0))):
+    for images, features in ((truth, wanted), (truth[other], wanted[other])):
         measured = {name: f(answer, images) for name, f in image_measures(images).items()}
         measured["feature_distance"] = 1 - (mine * features).sum(dim=1)
         found.append(measured)
@@ -187,8 +187,14 @@ def score_property(
     """Error of the hidden classes; and of another query's."""
     truth = seen.batch.classes.to(answer.device)
     given = tasks.answers(answer, truth)
-    found = [{"error": tasks.errors(given, t)} for t in (truth, truth.roll(1, dims=0))]
+    found = [{"error": tasks.errors(given, t)} for t in (truth, truth[_next_group(seen)])]
     return found[0], found[1]
+
+
+def _next_group(seen: Observation) -> Tensor:
+    """For each query the place of one that is not in its packed group."""
+    shift = seen.key.directions.shape[1]
+    return torch.arange(seen.key.queries, device=seen.released.device).roll(shift)
 
 
 def blind(scoring: Scoring, family: str) -> dict[str, dict[str, float]]:

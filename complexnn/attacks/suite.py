@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import logging
 import re
 import time
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from complexnn import checkpoint, metrics, results
 from complexnn.attacks import roster, scoring
-from complexnn.attacks.attacker import Attacker
-from complexnn.attacks.fitting import Knowledge, Observation
+from complexnn.attacks.attacker import FILES, Attacker
+from complexnn.attacks.fitting import FitLog, Knowledge, Observation
 from complexnn.attacks.pictures import save_grid
 from complexnn.attacks.roster import ROSTER, Attack
 from complexnn.attacks.scoring import Scoring
@@ -38,11 +39,9 @@ NEGATIVE_CONTROLS = ("angle_error", "top1", "top1_jpeg", "rmse", "psnr", "error"
 class Target:
     """A network under attack, and the images it is judged on."""
 
-    def __init__(
-        self, net: SplitNet, dataset: Dataset, config: AttackConfig, folder: Path, weights: Path
-    ) -> None:
+    def __init__(self, net: SplitNet, dataset: Dataset, config: AttackConfig, folder: Path) -> None:
         device = next(net.parameters()).device
-        self.weights, self.victim_hash = weights, checkpoint.sha256(weights)
+        self.victim_hash = checkpoint.sha256(config.victim / "model.safetensors")
         knowledge = Knowledge(net, dataset.train.to(device), dataset.validation.to(device), device)
         attackers = folder / "attackers" / self.victim_hash[:12]
         self.attacker = Attacker(knowledge, dataset, config, attackers, self.victim_hash)
@@ -103,10 +102,10 @@ def run(
     if control is not None:
         folder = config.output_dir / "control" if config.output_dir else config.control
         results.prepare_folder(folder)
-        compared = Target(control, dataset, config, folder, config.control / "model.safetensors")
-        beside = _attack(compared, {})
-    folder = config.run_dir
-    target = Target(victim, dataset, config, folder, config.victim / "model.safetensors")
+        alone = dataclasses.replace(config, victim=config.control, control=None)
+        compared = Target(control, dataset, alone, folder)
+        beside = _attack(compared, None)
+    target = Target(victim, dataset, config, config.run_dir)
     _attack(target, beside)
     if config.attack in ("inversion", "all") and config.only is None:
         _worst_case(target)
@@ -123,16 +122,23 @@ def families(config: AttackConfig, rotated: bool, hidden: bool) -> list[str]:
 
 
 def made(config: AttackConfig, folder: Path, victim_hash: str) -> dict[str, dict[str, Any]]:
-    """Rows of attacks that were made on these weights with the same settings, by name."""
+    """Rows of attacks that were made on these weights, beside the same control, with the same
+    settings, by name."""
     where = dict.fromkeys(("attack", "victim", "output_dir", "data_dir", "device", "control"))
-    settings = to_dict(config) | where
+    settings, control = to_dict(config) | where, _control_hash(config)
     return {
         row["name"]: row
         for row in results.read_rows(folder / "results.jsonl")
         if row["victim"] == victim_hash
         and "attack" in row["config"]
+        and row["control"] == control
         and row["config"] | where == settings
     }
+
+
+def _control_hash(config: AttackConfig) -> str | None:
+    weights = None if config.control is None else config.control / "model.safetensors"
+    return checkpoint.sha256(weights) if weights and weights.is_file() else None
 
 
 def done(config: AttackConfig, family: str, victim_hash: str) -> bool:
@@ -141,15 +147,16 @@ def done(config: AttackConfig, family: str, victim_hash: str) -> bool:
     return any(row["family"] == family and row["last"] for row in there.values())
 
 
-def _attack(target: Target, beside: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Every attack that is not made yet; all rows by name."""
+def _attack(target: Target, beside: dict[str, dict[str, Any]] | None) -> dict[str, dict[str, Any]]:
+    """Every attack that is not made yet; all rows by name. ``beside`` are the control's rows; None
+    where the target is the control itself."""
     config, attacker = target.config, target.attacker
     wanted = families(config, attacker.rotated, target.dataset.hidden)
     chosen = [a for a in ROSTER if a.family in wanted and roster.applicable(a, attacker)]
     if config.only is not None:
         names = ", ".join(attack.name for attack in chosen)
         chosen = [attack for attack in chosen if config.only in attack.name]
-        if not chosen and config.victim / "model.safetensors" == target.weights:
+        if not chosen and beside is not None:
             raise InputError(f"no attack has {config.only!r} in its name; there are: {names}")
     last = {attack.family: attack.name for attack in chosen}
     rows = made(config, target.folder, target.victim_hash)
@@ -168,7 +175,7 @@ def _attack(target: Target, beside: dict[str, dict[str, Any]]) -> dict[str, dict
             getattr(attacker, name)
         measured, extra = _judge(target, attack)
         count, draws = target.judged(attack)
-        _beside(measured, beside.get(attack.control or attack.name))
+        _beside(measured, (beside or {}).get(attack.control or attack.name))
         row = {
             "name": attack.name,
             "family": attack.family,
@@ -179,6 +186,7 @@ def _attack(target: Target, beside: dict[str, dict[str, Any]]) -> dict[str, dict
             "draws": draws,
             "config": to_dict(config),
             "victim": target.victim_hash,
+            "control": _control_hash(config),
             **results.stamp(attacker.knowledge.device, begun),
         }
         results.append_row(target.folder / "results.jsonl", row)
@@ -225,7 +233,7 @@ def _judge(target: Target, attack: Attack) -> tuple[dict[str, dict[str, Any]], l
         _floors(target, measured, count)
     path = target.folder / "examples" / f"{_slug(attack.name)}.csv"
     _write_csv(path, tables[0])
-    return measured, _flags(attacker, attack, measured, tables[1])
+    return measured, _flags(attacker.logs, attack, measured, tables[1])
 
 
 def _floors(target: Target, measured: dict[str, dict[str, Any]], count: int) -> None:
@@ -252,21 +260,17 @@ def _beside(measured: dict[str, dict[str, Any]], control: dict[str, Any] | None)
 
 
 def _flags(
-    attacker: Attacker,
+    logs: dict[str, FitLog],
     attack: Attack,
     measured: dict[str, dict[str, Any]],
     others: dict[str, Tensor],
 ) -> list[str]:
     """What an attack, or its evaluation, shows of being broken."""
-    networks = {
-        "regressor": "angle", "judge": "judge", "released_decoder": "dec_x",
-        "feature_decoder": "dec_a", "set_decoder": "dec_set", "mean_decoder": "dec_mean",
-        "substitute_decoder": "dec_substitute",
-    }  # fmt: skip
     found = []
-    for name in attack.needs:
-        if networks[name] in attacker.logs:
-            found += [f"{networks[name]}: {f}" for f in attacker.logs[networks[name]].flags()]
+    for name in (*attack.needs, attack.name.replace("property ", "property_")):
+        file = FILES.get(name, name)
+        if file in logs:
+            found += [f"{file}: {flag}" for flag in logs[file].flags()]
     for name in NEGATIVE_CONTROLS:
         if name not in others:
             continue
