@@ -338,9 +338,12 @@ class AttackConfig:
     """Seed of the attackers, their batches and all draws."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic in which the attackers' networks are trained; they are judged in fp32."""
 
     def __post_init__(self) -> None:
         choose("budget", self.budget, BUDGETS)
+        choose("precision", self.precision, ("fp32", "bf16"))
         at_least(self, 1, "draws")
         at_least(self, 2, "batch_size", "gallery")
         if self.steps is not None:

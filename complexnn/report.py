@@ -142,7 +142,7 @@ NOTE = (
 
 def budget_table(folders: tuple[Path, ...]) -> Table:
     """Each attack's main measure under every budget it was run with, and what the last doubling
-    of the steps changed.
+    of the steps changed. Properties: accuracy, since a doubling says little about a rare error.
 
     Raises:
         InputError: folders without attacks.
@@ -154,9 +154,11 @@ def budget_table(folders: tuple[Path, ...]) -> Table:
                 measure = MEASURE.get(row.get("family", ""), ("", False))[0]
                 if measure in row["metrics"]:
                     config = from_dict(AttackConfig, row["config"])
-                    values = found.setdefault((row["name"], measure), {})
+                    value = row["metrics"][measure]["value"]
+                    if measure == "error":
+                        measure, value = "accuracy", 1 - value
                     place = config.capacity, config.spend.steps
-                    values[place] = row["metrics"][measure]["value"]
+                    found.setdefault((row["name"], measure), {})[place] = value
     if not found:
         raise InputError(f"no attacks in or below {', '.join(map(str, folders))}")
     every = {place for values in found.values() for place in values}

@@ -9,7 +9,7 @@ run=runs/budgets
     for kind in additional complex; do
         echo "train.py --groups parity --kind $kind --output-dir $run/$kind"
     done
-    for steps in 250 500 1000; do
+    for steps in 500 1000 2000 4000; do
         echo "attack.py all --victim $run/complex --steps $steps --output-dir $run/$steps"
     done
     for capacity in 0.5 2.0; do

@@ -181,6 +181,19 @@ def test_matching_equals_a_search_over_all_orders():
 # ---------------------------------------------------------------------------- known answers: span
 
 
+def test_an_averaged_regressor_turns_with_what_was_released(rng):
+    """The average over quarter turns commutes with a quarter turn, whatever the regressor is."""
+    torch.manual_seed(0)
+    model = AngleRegressor(2, 3, (8, 8), vectors=1, width=4).double().eval()
+    released = torch.randn(6, 2, 3, 8, 8, dtype=torch.float64, generator=rng)
+    quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+    before = keys.regress(model, released, turns=4)
+    after = keys.regress(model, cF.rotate(released, quarter.expand(6, 2, 2)), turns=4) @ quarter
+    assert (after - before).abs().max() < 1e-9
+    alone = model(cF.rotate(released, quarter.expand(6, 2, 2))) @ quarter
+    assert (alone - model(released)).abs().max() > 0.1
+
+
 @pytest.mark.parametrize("settings", [{"dim": 2}, {"dim": 8, "group": "packed"}])
 def test_span_finds_every_member_among_a_thousand(tmp_path, settings):
     attacker, whole = make_attacker(tmp_path, **settings)

@@ -24,13 +24,13 @@ from complexnn.training import random_for
 log = logging.getLogger("complexnn")
 _NAMES = (
     "angle", "dec_x", "dec_a", "property_features", "property_reconstructions", "property_images",
-    "neighbours", "judge", "statistics", "dec_set", "dec_mean", "substitute", "dec_substitute",
+    "neighbours", "judge", "statistics", "dec_set", "substitute", "dec_substitute",
     "property_released", "repeats", "choice",
 )  # fmt: skip
 # Under which name a network is kept, where it is not the attribute's.
 FILES = {
     "regressor": "angle", "released_decoder": "dec_x", "feature_decoder": "dec_a",
-    "set_decoder": "dec_set", "mean_decoder": "dec_mean", "substitute_decoder": "dec_substitute",
+    "set_decoder": "dec_set", "substitute_decoder": "dec_substitute",
 }  # fmt: skip
 Directions = Callable[[Tensor], Tensor]  # released -> (G, n, d)
 
@@ -151,11 +151,14 @@ class Attacker:
     def feature_decoder(self) -> nn.Module:
         if not self.rotated:
             return self.released_decoder  # x is a: one decoder, one attack
-        return self._feature_decoder("dec_a", self.features)
-
-    @cached_property
-    def mean_decoder(self) -> nn.Module:
-        return self._feature_decoder("dec_mean", self.mean_features)
+        width = self._wide(self.config.spend.width)
+        return self._trained(
+            "dec_a",
+            lambda: inversion.make_feature_decoder(self.knowledge, self.released, width=width),
+            lambda model, rng: inversion.fit_feature_decoder(
+                model, self.features, self.knowledge, self.config, rng
+            ),
+        )
 
     @torch.no_grad()
     def reconstructions(self, seen: Observation) -> Tensor:
@@ -182,17 +185,6 @@ class Attacker:
             ),
             lambda model, rng: inversion.fit_released_decoder(
                 model, knowledge, self.config, rng, f"decoder {name}"
-            ),
-        )
-
-    def _feature_decoder(self, name: str, view: View) -> nn.Module:
-        return self._trained(
-            name,
-            lambda: inversion.make_feature_decoder(
-                self.knowledge, self.released, width=self._wide(self.config.spend.width)
-            ),
-            lambda model, rng: inversion.fit_feature_decoder(
-                model, view, self.knowledge, self.config, rng, f"decoder {name}"
             ),
         )
 
@@ -226,7 +218,7 @@ class Attacker:
         return self._trained(
             f"property_{what}",
             lambda: PropertyClassifier(
-                channels, len(self.dataset.classes), width=self._wide(2 * self.config.spend.width)
+                channels, len(self.dataset.classes), width=self._wide(self.config.spend.width)
             ),
             lambda model, rng: fit(model, generator=rng),
         )
@@ -251,9 +243,10 @@ class Attacker:
         fit: Callable[[nn.Module, Generator], FitLog],
     ) -> nn.Module:
         """Load the attacker if it was trained with these settings on this victim, else train."""
-        settings = {k: getattr(self.config, k) for k in ("batch_size", "lr", "seed", "capacity")}
+        names = ("batch_size", "lr", "seed", "capacity", "precision")
+        settings = {name: getattr(self.config, name) for name in names}
         spend = self.config.spend
-        settings |= {"steps": spend.steps, "width": spend.width, "repeats": spend.repeats}
+        settings |= {"steps": spend.steps, "width": spend.width}
         about = {"victim": self.victim_hash, "settings": settings}
         path = self.folder / f"{name}.safetensors"
         torch.manual_seed(self.config.seed)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 import torch
+from accelerate.utils import convert_outputs_to_fp32
 from scipy.optimize import linear_sum_assignment
 from torch import Generator, Tensor, nn
 
@@ -122,6 +123,9 @@ def fit(
     """Train ``model`` in place: AdamW, one cycle over the budget's steps, and in the end the state
     that was best on the attacker's validation images (early stopping in hindsight)."""
     model.to(knowledge.device)
+    if config.precision == "bf16":  # of the network only: what it is shown stays exact
+        low = torch.autocast(knowledge.device.type, torch.bfloat16)
+        model.forward = convert_outputs_to_fp32(low(model.forward))
     steps = config.spend.steps
     optimiser = torch.optim.AdamW(weight_groups(model, 0.01), lr=config.lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -146,6 +150,7 @@ def fit(
                 checked = sum(loss(model, seen).item() for seen in held_out) / len(held_out)
             if checked < best:
                 best, kept = checked, copy.deepcopy(model.state_dict())
+    vars(model).pop("forward", None)  # judged in full precision
     model.load_state_dict(kept)
     model.eval().requires_grad_(False)
     log.info("%s: validation loss %.5f", what, best)

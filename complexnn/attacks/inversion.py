@@ -80,7 +80,6 @@ def fit_feature_decoder(
     knowledge: Knowledge,
     config: AttackConfig,
     generator: Generator,
-    what: str,
 ) -> FitLog:
     """dec(a*): trained on the features that the attacker recovers, not on true ones."""
 
@@ -88,7 +87,7 @@ def fit_feature_decoder(
         guess = model(recover(seen)).squeeze(1)
         return (guess - seen.batch.images).square().mean()
 
-    return fit(model, loss, knowledge, config, generator, what)
+    return fit(model, loss, knowledge, config, generator, "decoder dec_a")
 
 
 def make_substitute(knowledge: Knowledge) -> SplitNet:

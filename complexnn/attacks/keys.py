@@ -95,11 +95,29 @@ def fit_regressor(
 
 
 @torch.no_grad()
-def regress(model: AngleRegressor, released: Tensor) -> Tensor:
-    """The regressor's answer: several vectors as the frame nearest to them, since a key's rows are
-    orthonormal."""
-    found = model(released)
-    return found if found.shape[1] == 1 else _nearest_orthogonal(found)
+def regress(model: AngleRegressor, released: Tensor, *, turns: int = 4) -> Tensor:
+    """The regressor's answer, averaged over known further rotations of what was released.
+
+    A vector for ``Q · x`` is one for ``x`` after ``Q`` is undone, and the regressor errs
+    differently each time. Several vectors end as the frame nearest to them, since a key's rows are
+    orthonormal.
+
+    Shape: ``(G, d, C, H, W) -> (G, n, d)``.
+    """
+    dim, total = released.shape[1], None
+    for turn in _turns(dim, turns).to(released):
+        found = model(cF.rotate(released, turn.expand(len(released), dim, dim))) @ turn
+        total = found if total is None else total + take(found, match(found, total))
+    return F.normalize(total, dim=-1) if total.shape[1] == 1 else _nearest_orthogonal(total)
+
+
+def _turns(dim: int, count: int) -> Tensor:
+    """Rotations to average over, none first: evenly spaced at d = 2, in general random."""
+    if dim == 2:
+        angles = torch.arange(count, dtype=torch.float64) * (2 * math.pi / count)
+        return _frames(angles.unsqueeze(1), 2)
+    random = cF.draw_rotations(count - 1, dim, Generator().manual_seed(0))
+    return torch.cat([torch.eye(dim, dtype=random.dtype).unsqueeze(0), random])
 
 
 # ------------------------------------------------------------------------- the attacker's judge

@@ -45,7 +45,8 @@ def _key(name: str) -> Answer:
 
 def _mean(attacker: Attacker, seen: Observation, *, same_group: bool) -> Tensor:
     features = attacker.mean_features(seen, same_group=same_group)
-    return attacker.mean_decoder(features).squeeze(1)
+    with torch.no_grad():
+        return attacker.feature_decoder(features).squeeze(1)
 
 
 def _optimised(attacker: Attacker, seen: Observation, *, with_key: bool) -> Tensor:
@@ -125,11 +126,11 @@ ROSTER: tuple[Attack, ...] = (
     ),
     Attack(
         "inversion dec(mean a*), fresh decoys", "inversion", partial(_mean, same_group=False),
-        ("mean_decoder",),
+        ("feature_decoder",),
     ),
     Attack(
         "inversion dec(mean a*), same decoys", "inversion", partial(_mean, same_group=True),
-        ("mean_decoder",), rotated=True, control="inversion dec(mean a*), fresh decoys",
+        ("feature_decoder",), rotated=True, control="inversion dec(mean a*), fresh decoys",
     ),
     Attack(
         "inversion query-free", "inversion", _images("substitute_decoder"),

@@ -91,7 +91,7 @@ class UNet(nn.Module):
         for block in self.up:
             skip = skips.pop()
             x = block(torch.cat([F.interpolate(x, skip.shape[-2:]), skip], dim=1))
-        return self.last(x).sigmoid().unflatten(1, (self.images, self.channels))
+        return self.last(x).float().sigmoid().unflatten(1, (self.images, self.channels))
 
 
 def _double(in_channels: int, out_channels: int) -> nn.Sequential:
