@@ -151,6 +151,8 @@ def modulus(x: Tensor) -> Tensor:
 
 def soft_gate(x: Tensor, c: float) -> Tensor:
     r""":math:`\delta(x) = \frac{\|x\|}{\max(\|x\|, c)} x`, the paper's replacement of ReLU."""
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return fused.gated(x, c)
     return fused.Gate.apply(x, c)
 
 
@@ -202,11 +204,6 @@ class _Average(torch.autograd.Function):
         return all_reduced(grad)
 
 
-def scale_channels(x: Tensor, scale: Tensor) -> Tensor:
-    """Multiply channel k of every part by ``scale[k]``."""
-    return x * fused.per_channel(scale, x)
-
-
 def max_pool2d(
     x: Tensor,
     kernel: int,
@@ -237,4 +234,8 @@ def pad_shortcut(x: Tensor, out_channels: int, stride: int) -> Tensor:
     every ``stride``-th position, new channels filled with zeros."""
     missing = out_channels - x.shape[-3]
     before = missing // 2
-    return F.pad(x[..., ::stride, ::stride], (0, 0, 0, 0, before, missing - before))
+    # As a batch of maps: torch pads five axes into another memory format, which every later layer
+    # would have to change back.
+    maps = x.flatten(end_dim=-4)[..., ::stride, ::stride]
+    padded = F.pad(maps, (0, 0, 0, 0, before, missing - before))
+    return padded.unflatten(0, x.shape[:-3])

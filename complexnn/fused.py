@@ -76,12 +76,26 @@ class Gate(torch.autograd.Function):
         return through.addcmul_(x, along.unsqueeze(1)), None
 
 
+def gated(x: Tensor, c: float, scale: Tensor | None = None) -> Tensor:
+    """The gate, with channels scaled before it, where nothing is kept for a backward pass."""
+    wide = at_least_float32(x)
+    factor = _dot(wide, wide).sqrt_()
+    if scale is None:
+        factor.mul_(1 / c).clamp_(max=1)
+    else:
+        factor.mul_(_along(scale.abs() / c, factor)).clamp_(max=1).mul_(_along(scale, factor))
+    return x * factor.to(x.dtype).unsqueeze(1)
+
+
 class PowerNorm(torch.autograd.Function):
     r""":math:`w_k x_k / \sqrt{E[x_k^2] + \epsilon}`, the mean over samples, parts, positions and
-    processes; returns the mean squares ``(C,)``, too, without gradient."""
+    processes, plus ``shortcut`` if there is one; returns the mean squares ``(C,)``, too, without
+    gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, eps: float, shortcut: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         wide = at_least_float32(x)
         axes = tuple(axis for axis in range(x.dim()) if axis != 2)
         ctx.count = x.numel() // x.shape[2]
@@ -90,15 +104,16 @@ class PowerNorm(torch.autograd.Function):
         ctx.save_for_backward(x, weight, scale)
         ctx.axes = axes
         ctx.mark_non_differentiable(power)
-        return x * per_channel(weight * scale, x), power
+        return scaled(x, weight * scale, shortcut), power
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
         along = (at_least_float32(grad) * x).sum(ctx.axes)
         pull = all_reduced(along * weight * scale.pow(3)) / ctx.count
         through = grad * per_channel(weight * scale, grad)
-        return through.addcmul_(x, per_channel(-pull, x)), along * scale, None
+        added = grad if ctx.needs_input_grad[3] else None
+        return through.addcmul_(x, per_channel(-pull, x)), along * scale, None, added
 
 
 class NormGate(torch.autograd.Function):
@@ -151,6 +166,13 @@ class NormGate(torch.autograd.Function):
 def _along(values: Tensor, lengths: Tensor) -> Tensor:
     """One value per channel, against ``(B, C, *)``."""
     return values.view(-1, *[1] * (lengths.dim() - 2))
+
+
+def scaled(x: Tensor, scale: Tensor, shortcut: Tensor | None = None) -> Tensor:
+    """Channel k of every part times ``scale[k]``, plus ``shortcut``, in one pass."""
+    if shortcut is None:
+        return x * per_channel(scale, x)
+    return torch.addcmul(shortcut.to(x.dtype), x, per_channel(scale, x))
 
 
 def per_channel(values: Tensor, x: Tensor) -> Tensor:

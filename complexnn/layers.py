@@ -187,11 +187,18 @@ class BatchNorm(nn.Module):
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
     def forward(self, x: Tensor) -> Tensor:
+        return self._normalised(x)
+
+    @property
+    def _scale(self) -> Tensor:
+        """What eval mode multiplies each channel by."""
+        return self.weight * torch.rsqrt(self.running_mean_square + self.eps)
+
+    def _normalised(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         if not self.training:
-            scale = self.weight * torch.rsqrt(self.running_mean_square + self.eps)
-            return cF.scale_channels(x, scale)
+            return fused.scaled(x, self._scale, shortcut)
         self._refuse_one_value(x)
-        y, power = fused.PowerNorm.apply(x, self.weight, self.eps)
+        y, power = fused.PowerNorm.apply(x, self.weight, self.eps, shortcut)
         self._track(power)
         return y
 
@@ -212,6 +219,17 @@ class BatchNorm(nn.Module):
         return f"{self.num_features}, eps={self.eps:g}, momentum={self.momentum:g}"
 
 
+class NormAdd(BatchNorm):
+    """Batch normalisation and the sum with a shortcut behind it, in one pass:
+    ``BatchNorm(x) + shortcut``.
+
+    Shape: ``(B, d, C, *), (B, d, C, *) -> (B, d, C, *)``.
+    """
+
+    def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        return self._normalised(x, shortcut)
+
+
 class NormGate(BatchNorm):
     r"""Batch normalisation and the gate behind it, in one pass: ``SoftGate(c)(BatchNorm(x))``, or
     with ``c=None`` ``MeanGate()(BatchNorm(x))``.
@@ -230,6 +248,8 @@ class NormGate(BatchNorm):
             return cF.mean_gate(super().forward(x))
         if self.training:
             self._refuse_one_value(x)
+        elif not torch.is_grad_enabled():
+            return fused.gated(x, self.c, self._scale)
         power = None if self.training else self.running_mean_square
         y, power = fused.NormGate.apply(x, self.weight, self.eps, self.c, power)
         if self.training:

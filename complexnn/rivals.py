@@ -72,6 +72,17 @@ class _Complex(nn.Module):
         return torch.stack([y.real, y.imag], dim=1)
 
 
+class _Plus(nn.Module):
+    """A norm, and the sum with a shortcut behind it."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        return self.norm(x) + shortcut
+
+
 def _bare(conv: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     """A convolution in ``torch.nn``'s argument order, without bias."""
 
@@ -120,6 +131,7 @@ def with_library(name: str, config: NetConfig) -> SplitNet | None:
     kit = Kit(
         conv=_bare(conv), linear=nn.Linear, norm=norm, act=act,
         norm_act=lambda channels: nn.Sequential(norm(channels), act()),
+        norm_add=lambda channels: _Plus(norm(channels)),
         max_pool=nn.MaxPool2d, global_pool=nn.Identity, flatten=nn.Flatten,
     )  # fmt: skip
     net = build(config)

@@ -10,6 +10,17 @@ from complexnn import functional as cF
 from complexnn import layers
 from complexnn.networks.registry import topology
 
+class WithShortcut(torch.nn.Module):
+    """A norm that adds its shortcut, on one input."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = layers.NormAdd(4)
+
+    def forward(self, x):
+        return self.norm(x.roll(1, dims=-1), x)
+
+
 SHAPE = (4, 6, 6)  # channels and positions of the maps that the layers are given
 CASES = {  # every public layer gets one line here
     "conv": lambda: layers.Conv2d(4, 6, 3, padding=1),
@@ -22,6 +33,7 @@ CASES = {  # every public layer gets one line here
     "mean-gate": layers.MeanGate,
     "mean-gate-flat": lambda: torch.nn.Sequential(layers.Flatten(), layers.MeanGate()),
     "norm": lambda: layers.BatchNorm(4),
+    "norm-add": WithShortcut,
     "norm-gate": lambda: layers.NormGate(4, 1.4),
     "norm-mean-gate": lambda: layers.NormGate(4, None),
     "norm-flat": lambda: torch.nn.Sequential(layers.Flatten(), layers.BatchNorm(144)),

@@ -175,8 +175,16 @@ HAND_DERIVED = {
         lambda x: plain_gate(x * plain_scale(x), 0.75),
     ),
     "norm": (
-        lambda x: fused.PowerNorm.apply(x, WEIGHT.to(x), 1e-5)[0],
+        lambda x: fused.PowerNorm.apply(x, WEIGHT.to(x), 1e-5, None)[0],
         lambda x: plain_norm(x, WEIGHT.to(x)),
+    ),
+    "norm and shortcut": (
+        lambda x: fused.PowerNorm.apply(x, WEIGHT.to(x), 1e-5, x.sin())[0],
+        lambda x: plain_norm(x, WEIGHT.to(x)) + x.sin(),
+    ),
+    "norm and shortcut in eval mode": (
+        lambda x: fused.scaled(x, plain_scale(x).flatten(), x.sin()),
+        lambda x: x * plain_scale(x) + x.sin(),
     ),
 }
 
@@ -200,7 +208,7 @@ def test_hand_derived_passes_equal_the_plain_formulas(name, shape):
 def test_the_norm_weight_gets_the_plain_gradient():
     x = torch.randn(3, 2, 2, 4, 4, dtype=torch.float64)
     weight = WEIGHT.clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda w: fused.PowerNorm.apply(x, w, 1e-5)[0], weight)
+    assert torch.autograd.gradcheck(lambda w: fused.PowerNorm.apply(x, w, 1e-5, None)[0], weight)
     for power in (None, torch.tensor([0.5, 2.0], dtype=torch.float64)):
         assert torch.autograd.gradcheck(
             lambda w, power=power: fused.NormGate.apply(x, w, 1e-5, 1.2, power)[0], weight

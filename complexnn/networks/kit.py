@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -34,6 +35,7 @@ class Kit:
     norm: Callable[[int], nn.Module]  # (channels)
     act: Callable[[], nn.Module]
     norm_act: Callable[[int], nn.Module]  # (channels): the two in a row, in one module
+    norm_add: Callable[[int], nn.Module]  # (channels): norm of the first argument, plus the second
     max_pool: Callable[..., nn.Module]  # (kernel, stride=kernel)
     global_pool: Callable[[], nn.Module]
     flatten: Callable[[], nn.Module]
@@ -70,12 +72,20 @@ class BatchNormReLU(BatchNorm2d):
         return super().forward(x).relu_()
 
 
+class BatchNormAdd(BatchNorm2d):
+    """Batch normalisation and the sum with a shortcut behind it."""
+
+    def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        return super().forward(x).add_(shortcut)
+
+
 REAL = Kit(
     conv=nn.Conv2d,
     linear=nn.Linear,
     norm=BatchNorm2d,
-    act=nn.ReLU,
+    act=partial(nn.ReLU, inplace=True),  # behind convolutions, norms and sums, which keep no output
     norm_act=BatchNormReLU,
+    norm_add=BatchNormAdd,
     max_pool=nn.MaxPool2d,
     global_pool=lambda: nn.AdaptiveAvgPool2d(1),
     flatten=nn.Flatten,
@@ -106,6 +116,7 @@ def equivariant_kit(dim: int, weights: Weights, gate: Gate) -> Kit:
         norm=layers.BatchNorm,
         act=layers.MeanGate if c is None else lambda: layers.SoftGate(c),
         norm_act=lambda channels: layers.NormGate(channels, c),
+        norm_add=layers.NormAdd,
         max_pool=layers.MaxPool2d,
         global_pool=lambda: layers.AdaptiveAvgPool2d(1),
         flatten=layers.Flatten,

@@ -19,14 +19,14 @@ class BasicBlock(nn.Module):
         self.conv1 = kit.conv(in_channels, channels, 3, stride=stride, padding=1, bias=False)
         self.norm1 = kit.norm_act(channels)
         self.conv2 = kit.conv(channels, channels, 3, padding=1, bias=False)
-        self.norm2 = kit.norm(channels)
+        self.norm2 = kit.norm_add(channels)
         self.act2 = kit.act()
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm1(self.conv1(x))
-        y = self.norm2(self.conv2(y))
         same = self.stride == 1 and x.shape[-3] == self.channels
-        return self.act2(y + (x if same else cF.pad_shortcut(x, self.channels, self.stride)))
+        shortcut = x if same else cF.pad_shortcut(x, self.channels, self.stride)
+        return self.act2(self.norm2(self.conv2(y), shortcut))
 
 
 def resnet(
