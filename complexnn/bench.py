@@ -204,7 +204,7 @@ def compare(
         torch.manual_seed(0)
         net = build(net_config).to(device)
         flops = sum(dissect(net_config).flops.values())
-        built.append(Case(name, _step(net, phase, images, labels, weight, accelerator), flops))
+        built.append(Case(name, step_of(net, phase, images, labels, weight, accelerator), flops))
         if compiled:
             for module in (net.encoder, net.processing, net.decoder):
                 module.compile()
@@ -219,7 +219,7 @@ def compare(
     return _rows(built, phase, batch, precision, compiled)
 
 
-def _step(
+def step_of(
     net: Any, phase: Phase, images: Tensor, labels: Tensor, weight: float, accelerator: Any
 ) -> Callable[[], Any]:
     """A training step as train.py takes it, or one query from image to answer."""
@@ -254,7 +254,7 @@ def _rivals(
     for name in rivals.LIBRARIES:
         net = rivals.with_library(name, complex_net)
         if net is not None:
-            step = _step(net.to(images.device), phase, images, labels, 0.0, accelerator)
+            step = step_of(net.to(images.device), phase, images, labels, 0.0, accelerator)
             found.append(Case(f"{name} (decoy d=2)", step, sum(dissect(double).flops.values())))
     return found
 
@@ -322,7 +322,7 @@ def data_share(config: BenchConfig) -> float:
         inside, begun, step = 0.0, time.perf_counter(), None
         for batch in batches:
             if step is None:
-                step = _step(net, "training step", batch.images, batch.labels, 0.0, accelerator)
+                step = step_of(net, "training step", batch.images, batch.labels, 0.0, accelerator)
             started = time.perf_counter()
             step()
             inside += time.perf_counter() - started

@@ -8,6 +8,7 @@ import dataclasses
 import errno
 import io
 import logging
+import os
 import re
 import shutil
 import signal
@@ -153,9 +154,10 @@ def make_accelerator(device: str, precision: str = "fp32") -> Accelerator:
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)
     AcceleratorState._reset_state(reset_partial_state=True)  # one process may run several commands
-    return Accelerator(
-        cpu=device == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision)
-    )
+    # Without being told, processes of torchrun on CPUs would not find each other.
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    cpu = device == "cpu" or (device == "auto" and not alone and not torch.cuda.is_available())
+    return Accelerator(cpu=cpu, mixed_precision={"fp32": "no"}.get(precision, precision))
 
 
 def train_main(argv: list[str]) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -179,29 +178,14 @@ def mean_square(x: Tensor) -> Tensor:
     return at_least_float32(x).square().mean(dim=axes)
 
 
-def average_over_processes(x: Tensor) -> Tensor:
-    """Mean of ``x`` over all processes, with gradient; every process must call it."""
-    return _Average.apply(x) if processes() > 1 else x
-
-
 def average_gradients(module: nn.Module) -> None:
     """Replace the gradients by their means over all processes, in one exchange."""
     if processes() == 1:
         return
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    mean = average_over_processes(torch.cat([g.flatten() for g in gradients]))
+    mean = all_reduced(torch.cat([g.flatten() for g in gradients]))
     for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))
-
-
-class _Average(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return all_reduced(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return all_reduced(grad)
 
 
 def max_pool2d(

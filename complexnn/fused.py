@@ -116,6 +116,42 @@ class PowerNorm(torch.autograd.Function):
         return through.addcmul_(x, per_channel(-pull, x)), along * scale, None, added
 
 
+class CentredNorm(torch.autograd.Function):
+    r"""Ordinary batch normalisation of ``(B, C, *)``, :math:`w_k (x_k - \mu_k) / \sqrt{\sigma^2_k +
+    \epsilon} + b_k`, with moments over all processes; returns them, too, without gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        wide = at_least_float32(x)
+        ctx.axes = (0, *range(2, x.dim()))
+        ctx.count = x.numel() // x.shape[1]
+        sums = torch.stack([wide.sum(ctx.axes), (wide * wide).sum(ctx.axes)])
+        mean, square = all_reduced(sums / ctx.count)
+        variance = square - mean * mean
+        inverse = torch.rsqrt(variance + eps)
+        ctx.save_for_backward(x, weight, mean, inverse)
+        ctx.mark_non_differentiable(mean, variance)
+        scale = weight * inverse
+        shift = _along((bias - mean * scale).to(x.dtype), x)
+        return torch.addcmul(shift, x, _along(scale.to(x.dtype), x)), mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, inverse = ctx.saved_tensors
+        wide = at_least_float32(grad)
+        total = wide.sum(ctx.axes)
+        along = ((wide * x).sum(ctx.axes) - mean * total) * inverse
+        every_total, every_along = all_reduced(torch.stack([total, along])) / ctx.count
+        scale = weight * inverse
+        pull = scale * inverse * every_along
+        shift, scale, pull = (
+            _along(v.to(x.dtype), x) for v in (pull * mean - scale * every_total, scale, pull)
+        )
+        return torch.addcmul(shift, grad, scale).addcmul_(x, -pull), along, total, None
+
+
 class NormGate(torch.autograd.Function):
     r"""The norm and the gate behind it in one: :math:`y = s_k x_k \min(|s_k| \|x_k\| / c, 1)` with
     :math:`s_k = w_k / \sqrt{E[x_k^2] + \epsilon}`.

@@ -202,7 +202,7 @@ def _stopping(stop: Stop, device: torch.device) -> bool:
     asked = stop.number is not None
     if cF.processes() == 1:
         return asked
-    return cF.average_over_processes(torch.tensor([float(asked)], device=device)).item() > 0
+    return cF.all_reduced(torch.tensor([float(asked)], device=device)).item() > 0
 
 
 def _augmented(

@@ -48,7 +48,7 @@ def main(path, arch, group):
         before = run.totals[0].item()
         step(run, batch)
         mine = (run.totals[:1] - before) / len(batch.images)
-        losses.append(cF.average_over_processes(mine).item())
+        losses.append(cF.all_reduced(mine).item())
 
     training.train_step = recorded
     training.train_one_epoch(run, whole, None, training.Stop(), lambda: None)

@@ -10,6 +10,7 @@ from complexnn import functional as cF
 from complexnn import layers
 from complexnn.networks.registry import topology
 
+
 class WithShortcut(torch.nn.Module):
     """A norm that adds its shortcut, on one input."""
 

@@ -215,6 +215,21 @@ def test_the_norm_weight_gets_the_plain_gradient():
         )
 
 
+def test_the_norm_that_processes_share_is_batch_norm():
+    """In one process, against torch's own: values, moments and all three gradients."""
+    x = torch.randn(5, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+    weight, bias = (torch.randn(2, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    y, mean, variance = fused.CentredNorm.apply(x, weight, bias, 1e-5)
+    plain = torch.nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=1e-5)
+    torch.testing.assert_close(y, plain, atol=1e-12, rtol=0)
+    torch.testing.assert_close(mean, x.mean((0, 2, 3)))
+    torch.testing.assert_close(variance, x.var((0, 2, 3), correction=0))
+    out = torch.randn_like(y)
+    ours, theirs = (torch.autograd.grad((v * out).sum(), (x, weight, bias)) for v in (y, plain))
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-11, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["modulus", "soft gate", "mean gate"])
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e-12])
 def test_gradients_at_and_near_zero_are_finite(name, size):
