@@ -142,12 +142,14 @@ NOTE = (
 
 def budget_table(folders: tuple[Path, ...]) -> Table:
     """Each attack's main measure under every budget it was run with, and what the last doubling
-    of the steps changed. Properties: accuracy, since a doubling says little about a rare error.
+    of the steps changed: for images and properties of the measure (accuracy, since a doubling says
+    little about a rare error), for angles of the distance from blind guessing.
 
     Raises:
         InputError: folders without attacks.
     """
     found: dict[tuple[str, str], dict[tuple[float, int], float]] = {}
+    blind: dict[tuple[str, str], float] = {}
     for folder in folders:
         for file in sorted(folder.rglob("results.jsonl")):
             for row in results.read_rows(file):
@@ -159,6 +161,8 @@ def budget_table(folders: tuple[Path, ...]) -> Table:
                         measure, value = "accuracy", 1 - value
                     place = config.capacity, config.spend.steps
                     found.setdefault((row["name"], measure), {})[place] = value
+                    if measure == "angle_error":
+                        blind[row["name"], measure] = row["metrics"][measure]["chance"]
     if not found:
         raise InputError(f"no attacks in or below {', '.join(map(str, folders))}")
     every = {place for values in found.values() for place in values}
@@ -167,7 +171,8 @@ def budget_table(folders: tuple[Path, ...]) -> Table:
     lines = []
     for (name, measure), values in found.items():
         cells = [f"{values[p]:.4g}" if p in values else "not run" for p in places]
-        known = [values[p] for p in grown if p in values]
+        start = blind.get((name, measure), 0)
+        known = [abs(values[p] - start) for p in grown if p in values]
         last = f"{100 * (known[-1] / known[-2] - 1):+.1f} %" if len(known) > 1 else ""
         lines.append((name, measure, *cells, last))
     wide = {c: "" if c == 1 else f", {c:g} times as wide" for c, _ in places}

@@ -12,6 +12,10 @@ run=runs/budgets
     for steps in 500 1000 2000 4000; do
         echo "attack.py all --victim $run/complex --steps $steps --output-dir $run/$steps"
     done
+    for only in "dec(x) set" query-free; do # the slowest to converge
+        echo "attack.py all --victim $run/complex --steps 8000 --only '$only'" \
+            "--output-dir '$run/8000-$only'"
+    done
     for capacity in 0.5 2.0; do
         echo "attack.py angle --victim $run/complex --capacity $capacity" \
             "--output-dir $run/capacity-$capacity"

@@ -12,7 +12,17 @@ ROWS = [
     ["images", "folder", "celeba", "cub200", "data"],
     ["networks"],
     ["training", "adversaries", "attacks"],
-    "cli bench rivals scaling report published verdicts campaign checkpoints".split(),
+    [
+        "cli",
+        "bench",
+        "rivals",
+        "scaling",
+        "report",
+        "published",
+        "verdicts",
+        "campaign",
+        "checkpoints",
+    ],
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 FILES = [p for p in sorted((ROOT / "complexnn").rglob("*.py")) if p.name != "__init__.py"]
