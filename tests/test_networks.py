@@ -10,6 +10,7 @@ import complexnn
 from complexnn import functional as cF
 from complexnn import layers
 from complexnn.config import NetConfig
+from complexnn.networks import split
 from complexnn.networks.modules import Critic
 from complexnn.networks.registry import topology
 
@@ -305,3 +306,19 @@ def test_config_round_trip():
 
     config = small("resnet20", dim=3, group="packed").config
     assert from_dict(NetConfig, to_dict(config)) == config
+
+
+@pytest.mark.parametrize("kind", ["complex", "additional"])
+def test_a_server_in_blocks_answers_as_in_one_piece(kind, rng, monkeypatch):
+    net = complexnn.build("resnet20", kind=kind, image_size=16).double().eval()
+    released, _ = net.encode(torch.rand(10, 3, 16, 16, dtype=torch.float64), generator=rng)
+    calls = []
+    net.processing.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        whole = net.process(released)
+        assert len(calls) == 1
+        monkeypatch.setattr(split, "BLOCK", 3 * released[0].numel())
+        torch.testing.assert_close(net.process(released), whole, atol=1e-12, rtol=0)
+        assert len(calls) == 1 + 4
+    net.process(released.requires_grad_()).sum().backward()
+    assert len(calls) == 1 + 4 + 1, "with gradient the server works in one piece"

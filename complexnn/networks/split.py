@@ -20,6 +20,9 @@ class Groups(NamedTuple):
     queries: int  # real queries; they are the first part of decoy groups, every part when packed
 
 
+BLOCK = 1 << 21  # numbers: 8 MiB of float32
+
+
 class Key:
     """What stays on the device: one orthogonal matrix per group, and who is in the group.
 
@@ -147,8 +150,17 @@ class SplitNet(nn.Module):
     def process(self, released: Tensor) -> Tensor:
         """The server's work: ``(G, d, C, H, W) -> (G, d, C', *)``, without any secret."""
         if self.config.kind == "complex":
-            return self.processing(released)
-        return cF.single_part(self.processing(cF.first_parts(released, 1)))
+            return self._in_blocks(released)
+        return cF.single_part(self._in_blocks(cF.first_parts(released, 1)))
+
+    def _in_blocks(self, features: Tensor) -> Tensor:
+        """The server on as many groups at a time as a CPU's cache holds, where no group depends on
+        others: in eval mode and without gradient."""
+        size = max(1, BLOCK // max(1, features[:1].numel()))
+        whole = self.training or torch.is_grad_enabled() or features.device.type != "cpu"
+        if whole or len(features) <= size:
+            return self.processing(features)
+        return torch.cat([self.processing(block) for block in features.split(size)])
 
     def decode(self, hidden: Tensor, key: Key) -> Tensor:
         """Undo the rotation, drop the decoys, classify: ``-> (queries, num_classes)``."""
