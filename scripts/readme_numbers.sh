@@ -9,7 +9,7 @@ set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 
 root=runs/reproduction
-cifar="--dataset folder --data-dir ${CIFAR10_JPEG:-data/cifar10-jpeg}"
+cifar="--dataset folder --data-dir $(printf %q "${CIFAR10_JPEG:-data/cifar10-jpeg}")"
 fashion="--dataset fashion-mnist"
 
 # train NAME FLAGS...: bf16 costs no accuracy here and is the fastest on CPUs that have it.

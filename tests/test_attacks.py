@@ -1,5 +1,6 @@
 """Attacks with known answers, and what an attack must never do."""
 
+import dataclasses
 import inspect
 import itertools
 import math
@@ -418,3 +419,29 @@ def test_a_fit_keeps_its_best_state_and_tells_what_looks_wrong(tmp_path):
     assert log.flags()[0].startswith("training loss did not fall")
     assert fitting.FitLog(1.0, 0.1, 0.5).flags() == ["overfit (training 0.1, validation 0.5)"]
     assert fitting.FitLog(1.0, 0.1, 0.11).flags() == []
+
+
+def test_attackers_train_in_half_precision_and_are_judged_in_full(tmp_path):
+    attacker, _ = make_attacker(tmp_path, steps=2)
+    inside, outside = [], []
+
+    class Probe(torch.nn.Linear):
+        def forward(self, x):
+            y = super().forward(x)
+            inside.append(y.dtype)
+            return y
+
+    def loss(model, seen):
+        assert seen.released.dtype == torch.float32
+        y = model(seen.released.flatten(1)[:, :4])
+        outside.append(y.dtype)
+        return y.square().mean()
+
+    model = Probe(4, 1)
+    config = dataclasses.replace(attacker.config, precision="bf16")
+    fitting.fit(model, loss, attacker.knowledge, config, torch.Generator().manual_seed(0), "test")
+    assert set(inside) == {torch.bfloat16}
+    assert set(outside) == {torch.float32}
+    model(torch.zeros(1, 4))
+    assert inside[-1] == torch.float32
+    assert {p.dtype for p in model.parameters()} == {torch.float32}

@@ -169,10 +169,18 @@ def test_an_interrupted_campaign_goes_on(tmp_path):
 # ------------------------------------------------------------------------------- the scripts
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
-def test_every_line_of_a_script_is_a_valid_command(script, tmp_path, monkeypatch):
+CAMPAIGNS = [
+    (script, flags)
+    for script in SCRIPTS
+    for flags in ([["--full"], ["--paper"]] if script.name == "reproduce.sh" else [[]])
+]
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"), CAMPAIGNS, ids=lambda v: v.stem if isinstance(v, Path) else "".join(v)
+)
+def test_every_line_of_a_script_is_a_valid_command(script, flags, tmp_path, monkeypatch):
     """Their flags parse, nothing is written to one folder twice, every victim is trained."""
-    flags = ["--full"] if script.name == "reproduce.sh" else []
     lines = listed(script, tmp_path, *flags)
     monkeypatch.chdir(tmp_path)  # where no run is finished
     jobs = campaign.resolve(lines, campaign.CampaignConfig())
