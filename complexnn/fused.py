@@ -129,7 +129,7 @@ class CentredNorm(torch.autograd.Function):
         ctx.count = x.numel() // x.shape[1]
         sums = torch.stack([wide.sum(ctx.axes), (wide * wide).sum(ctx.axes)])
         mean, square = all_reduced(sums / ctx.count)
-        variance = square - mean * mean
+        variance = (square - mean * mean).clamp_(min=0)
         inverse = torch.rsqrt(variance + eps)
         ctx.save_for_backward(x, weight, mean, inverse)
         ctx.mark_non_differentiable(mean, variance)

@@ -157,8 +157,8 @@ class SplitNet(nn.Module):
         """The server on as many groups at a time as a CPU's cache holds, where no group depends on
         others: in eval mode and without gradient."""
         size = max(1, BLOCK // max(1, features[:1].numel()))
-        whole = self.training or torch.is_grad_enabled() or features.device.type != "cpu"
-        if whole or len(features) <= size:
+        needs_whole = self.processing.training or torch.is_grad_enabled()
+        if needs_whole or features.device.type != "cpu" or len(features) <= size:
             return self.processing(features)
         return torch.cat([self.processing(block) for block in features.split(size)])
 
