@@ -142,8 +142,8 @@ NOTE = (
 
 def budget_table(folders: tuple[Path, ...]) -> Table:
     """Each attack's main measure under every budget it was run with, and what the last doubling
-    of the steps changed: for images and properties of the measure (accuracy, since a doubling says
-    little about a rare error), for angles of the distance from blind guessing.
+    of the steps changed, in the measure and, for angles, in the distance from blind guessing.
+    Properties are counted as accuracy, since a doubling says little about a rare error.
 
     Raises:
         InputError: folders without attacks.
@@ -171,14 +171,20 @@ def budget_table(folders: tuple[Path, ...]) -> Table:
     lines = []
     for (name, measure), values in found.items():
         cells = [f"{values[p]:.4g}" if p in values else "not run" for p in places]
-        start = blind.get((name, measure), 0)
-        known = [abs(values[p] - start) for p in grown if p in values]
-        last = f"{100 * (known[-1] / known[-2] - 1):+.1f} %" if len(known) > 1 else ""
-        lines.append((name, measure, *cells, last))
+        known = [values[p] for p in grown if p in values][-2:]
+        start = blind.get((name, measure))
+        from_blind = [] if start is None else [start - value for value in known]
+        lines.append((name, measure, *cells, _growth(known), _growth(from_blind)))
     wide = {c: "" if c == 1 else f", {c:g} times as wide" for c, _ in places}
     head = ("attack", "measure", *(f"{steps:,} steps{wide[c]}" for c, steps in places))
     title = "Strength of attacks as their budget grows"
-    return Table(title, (*head, "last doubling of steps"), lines)
+    head += ("last doubling of steps", "in distance from chance")
+    note = "angle_error: in rad, less is stronger. All other measures: more is stronger."
+    return Table(title, head, lines, note)
+
+
+def _growth(values: list[float]) -> str:
+    return f"{100 * (values[1] / values[0] - 1):+.1f} %" if len(values) == 2 else ""
 
 
 def run_table(runs: tuple[Path, ...]) -> Table:

@@ -21,7 +21,7 @@ from tyro.conf import Positional
 from complexnn.bench import peak_bytes, step_of
 from complexnn.checkpoint import replacing
 from complexnn.cli import make_accelerator, parse, run
-from complexnn.config import NetConfig, at_least
+from complexnn.config import InputError, NetConfig, at_least
 from complexnn.networks.registry import build
 from complexnn.progress import track
 from complexnn.tables import Table
@@ -55,6 +55,9 @@ class ScalingConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "rounds")
         at_least(self, 4, "batch_size")
+        idle = "batch_size" if self.what == "curves" else "picture"
+        if getattr(self, idle) != getattr(ScalingConfig, idle):
+            raise InputError(f"{idle.replace('_', '-')} does not apply to {self.what}")
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,12 @@ def draw(points: list[Point], path: Path) -> None:
 def throughput(config: ScalingConfig) -> str:
     """Images per second of all processes together, one line from the first of them."""
     accelerator = make_accelerator(config.device)
-    share = config.batch_size // accelerator.num_processes
+    share, rest = divmod(config.batch_size, accelerator.num_processes)
+    if rest or share < 2:
+        raise InputError(
+            f"batch_size {config.batch_size} cannot be shared by {accelerator.num_processes} "
+            "processes; give a multiple, two images each or more"
+        )
     images = torch.rand(share, 3, 32, 32, device=accelerator.device)
     labels = torch.arange(share, device=accelerator.device) % 10
     net = build("resnet20", kind="complex").to(accelerator.device)

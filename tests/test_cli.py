@@ -110,18 +110,24 @@ def test_an_attacker_that_was_trained_is_not_trained_again(runs, caplog):
 
 
 def test_one_attack_by_name_under_two_budgets(runs, tmp_path, capsys):
+    measured = []
     for steps in (2, 4):
         arguments = ("angle", "--victim", runs / "complex", "--limit-test", 40, "--steps", steps)
         folder = tmp_path / str(steps)
         assert attack(*arguments, "--only", "regressor", "--output-dir", folder) == 0
         (row,) = read_rows(folder / "results.jsonl")
         assert row["name"] == "angle angle-regressor"
+        measured.append(row["metrics"]["angle_error"])
     capsys.readouterr()
     assert cli.run(report.main, ["budgets", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "2 steps" in out
     assert "4 steps" in out
-    assert "%" in out.splitlines()[-1]
+    few, many = (m["value"] for m in measured)
+    chance = measured[0]["chance"]
+    (line,) = [line for line in out.splitlines() if line.startswith("angle angle-regressor")]
+    assert f"{100 * (many / few - 1):+.1f} %" in line
+    assert line.endswith(f"{100 * ((chance - many) / (chance - few) - 1):+.1f} %")
     assert attack(*arguments, "--only", "magic", "--output-dir", tmp_path / "no") == 2
     assert "there are: angle phase, angle ica" in capsys.readouterr().err
     assert cli.run(report.main, ["budgets", str(tmp_path / "no")]) == 2

@@ -36,3 +36,11 @@ def test_throughput_is_one_line(capsys):
     words = ["throughput", "--rounds", "1", "--batch-size", "4", "--device", "cpu"]
     assert cli.run(scaling.main, words) == 0
     assert capsys.readouterr().out.startswith("1 processes of ")
+
+
+@pytest.mark.parametrize(
+    "words", [["curves", "--batch-size", "64"], ["throughput", "--picture", "no.png"]]
+)
+def test_flags_that_would_be_ignored_are_refused(words, capsys):
+    assert cli.run(scaling.main, words) == 2
+    assert "does not apply to" in capsys.readouterr().err
