@@ -57,9 +57,14 @@ def unwrapped(name: str) -> str:
 
 def save(path: Path, module: nn.Module, about: dict[str, Any]) -> None:
     """Save weights and buffers, with ``about`` as JSON in the metadata."""
-    state = {unwrapped(k): v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    save_tensors(path, {unwrapped(k): v for k, v in module.state_dict().items()}, about)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Save named tensors, with ``about`` as JSON in the metadata; :func:`read` gives both back."""
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
-        save_file(state, temporary, _metadata(about))
+        save_file(kept, temporary, _metadata(about))
 
 
 def _metadata(about: Any) -> dict[str, str]:

@@ -1,13 +1,15 @@
 """Published networks: ``python -m complexnn.checkpoints list | verify | download [NAME ...]``.
 
 ``checkpoints/MANIFEST.json`` lists each file's path, bytes, sha256, configuration, metrics and
-mirrors. Nothing is used before its hash was checked.
+mirrors. Nothing is used before its hash was checked. ``... publish RUN ...`` adds finished runs.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +17,10 @@ from typing import Any, Literal
 
 import pooch
 import requests
+from torch import Tensor
 from tyro.conf import Positional
 
-from complexnn import checkpoint
+from complexnn import checkpoint, results
 from complexnn.cli import parse, run
 from complexnn.config import InputError, choose
 
@@ -27,14 +30,21 @@ FIELDS = {"path", "bytes", "sha256", "config", "metrics", "mirrors"}
 
 @dataclass(frozen=True)
 class CheckpointsConfig:
-    """List, verify or download published networks."""
+    """List, verify or download published networks, or publish finished runs."""
 
-    what: Positional[Literal["list", "verify", "download"]]
-    """list: what there is. verify: check the files that are here. download: fetch the others."""
+    what: Positional[Literal["list", "verify", "download", "publish"]]
+    """list: what there is. verify: check the files that are here. download: fetch the others.
+    publish: copy finished runs here, with their rows, and list their files."""
     names: Positional[tuple[str, ...]] = ()
-    """Names from the list; none: all."""
+    """Names from the list; none: all. To publish: run folders, or folders of such."""
     folder: Path = Path("checkpoints")
     """Where MANIFEST.json and the files lie."""
+    root: Path = Path("runs")
+    """publish: a run is named by its path below this folder."""
+    weights: bool = True
+    """publish: weights, too, not only rows."""
+    attackers: bool = False
+    """publish: the attackers' networks, too, in half precision."""
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
@@ -95,9 +105,91 @@ def download(folder: Path, name: str, entry: dict[str, Any]) -> Path:
     )
 
 
+def publish(config: CheckpointsConfig) -> None:
+    """Copy every finished run below ``config.names`` into the folder and list its weights.
+
+    The victim's weights stay as they are, since its rows name their hash. Attackers are stored in
+    half precision; loading widens them again.
+
+    Raises:
+        InputError: no run, an unfinished one, or one that names places of this machine.
+    """
+    runs = sorted({p.parent for name in config.names for p in Path(name).rglob("config.json")})
+    if not runs:
+        raise InputError("no run to publish (no config.json): name run folders")
+    entries = read_manifest(config.folder)
+    for run_folder in runs:
+        if not run_folder.resolve().is_relative_to(config.root.resolve()):
+            raise InputError(f"{run_folder} does not lie below --root {config.root}")
+        name = run_folder.resolve().relative_to(config.root.resolve()).as_posix()
+        entries = {k: e for k, e in entries.items() if k != name and not k.startswith(name + "/")}
+        entries |= _publish(config, run_folder, name)
+        print(f"{name}: published")
+    manifest = json.dumps({"checkpoints": dict(sorted(entries.items()))}, indent=1)
+    with checkpoint.replacing(config.folder / "MANIFEST.json") as temporary:
+        temporary.write_text(manifest + "\n")
+
+
+def _publish(config: CheckpointsConfig, source: Path, name: str) -> dict[str, dict[str, Any]]:
+    """Copy one run; its manifest entries."""
+    weights = source / "model.safetensors"
+    if not weights.is_file():
+        raise InputError(f"{source} is no finished run (no model.safetensors)")
+    victim, target = checkpoint.sha256(weights), config.folder / name
+    rows = {r["name"]: r for r in results.read_rows(source / "results.jsonl")
+            if r["victim"] == victim}  # fmt: skip
+    about = (source / "config.json").read_text()
+    lines = "".join(json.dumps(row) + "\n" for row in rows.values())
+    if place := re.search(r'"(/[^"]*)"', about + lines):
+        raise InputError(
+            f"{source} names a place of this machine, {place[1]}: run it again with relative paths"
+        )
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    (target / "config.json").write_text(about)
+    (target / "results.jsonl").write_text(lines)
+    grid = Path("examples") / "inversion.safetensors"
+    if (source / grid).is_file():
+        (target / "examples").mkdir()
+        shutil.copyfile(source / grid, target / grid)
+    entries = {}
+    if config.weights:
+        shutil.copyfile(weights, target / weights.name)
+        measured = {"task error": round(rows["task"]["metrics"]["error"]["value"], 6)}
+        entries[name] = _entry(config.folder, target / weights.name, measured)
+    for file in sorted((source / "attackers" / victim[:12]).glob("*.safetensors")):
+        if config.attackers:
+            copy = target / "attackers" / victim[:12] / file.name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            state, what = checkpoint.read(file)
+            checkpoint.save_tensors(copy, {k: _halved(v) for k, v in state.items()}, what)
+            fitted = {"validation loss": round(what["fit"]["validation"], 6)}
+            entries[f"{name}/{file.stem}"] = _entry(config.folder, copy, fitted)
+    return entries
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    half = tensor.half() if tensor.is_floating_point() else tensor
+    return half if half.isfinite().all() else tensor
+
+
+def _entry(folder: Path, path: Path, measured: dict[str, float]) -> dict[str, Any]:
+    return {
+        "path": path.relative_to(folder).as_posix(),
+        "bytes": path.stat().st_size,
+        "sha256": checkpoint.sha256(path),
+        "config": checkpoint.read(path)[1],
+        "metrics": measured,
+        "mirrors": [],
+    }
+
+
 def main(argv: list[str]) -> None:
     """Do what was asked for each name."""
     config = parse(CheckpointsConfig, argv, "python -m complexnn.checkpoints")
+    if config.what == "publish":
+        publish(config)
+        return
     entries = read_manifest(config.folder)
     for name in config.names:
         choose("checkpoint", name, entries or ("none yet",))

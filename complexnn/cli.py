@@ -337,14 +337,14 @@ class CompareConfig:
 
 
 def _compare(argv: list[str]) -> None:
-    from complexnn import verdicts
+    from complexnn import figures, verdicts
 
     config = parse(CompareConfig, argv, "attack.py compare")
     if not config.runs:
         raise InputError("name at least one run folder")
     print(verdicts.compare(config.runs).as_text())
     if config.picture is not None:
-        verdicts.plot(config.runs, config.picture)
+        figures.comparison(config.runs, config.picture)
         print(f"picture: {config.picture}")
 
 

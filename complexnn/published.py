@@ -60,6 +60,7 @@ class Runs:
     number: int = 0
     seeds: list[int] = field(default_factory=list)
     rows: list[dict[str, dict[str, Any]]] = field(default_factory=list)  # by name, one per seed
+    folders: list[Path] = field(default_factory=list)  # where each was trained
 
     @property
     def network(self) -> str:
@@ -122,18 +123,19 @@ def collect(folders: Iterable[Path]) -> list[Runs]:
     Raises:
         InputError: a folder without any results.
     """
-    rows: list[dict[str, Any]] = []
+    victims: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    trained: dict[str, Path] = {}
     for folder in folders:
         files = sorted(folder.rglob("results.jsonl"))
         if not files:
             raise InputError(f"no results.jsonl in or below {folder}: train a network first")
         for file in files:
-            rows += results.read_rows(file)
-    victims: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
-    for row in rows:
-        victims[row["victim"]][row["name"]] = row
+            for row in results.read_rows(file):
+                victims[row["victim"]][row["name"]] = row
+                if row["name"] == "task":
+                    trained[row["victim"]] = file.parent
     groups: dict[str, Runs] = {}
-    for named in victims.values():
+    for victim, named in victims.items():
         if "task" not in named:
             continue
         config = from_dict(TrainConfig, named["task"]["config"])
@@ -142,6 +144,7 @@ def collect(folders: Iterable[Path]) -> list[Runs]:
         if config.seed not in runs.seeds:
             runs.seeds.append(config.seed)
             runs.rows.append(named)
+            runs.folders.append(trained[victim])
     ordered = sorted(groups.values(), key=lambda r: (r.network, r.dataset, r.budget))
     for number, runs in enumerate(ordered, start=1):
         runs.number = number
@@ -172,8 +175,9 @@ def tables(folders: Iterable[Path]) -> list[Table]:
     ]
 
 
-def _by_network(ours: list[Runs]) -> dict[tuple[str, str, str], dict[str, Runs]]:
-    """(network, data, budget) to the runs of that line, by label."""
+def by_network(ours: list[Runs]) -> dict[tuple[str, str, str], dict[str, Runs]]:
+    """(network, data, budget) to the runs that were trained alike, by label. Those without the
+    adversarial term stand apart."""
     lines: dict[tuple[str, str, str], dict[str, Runs]] = defaultdict(dict)
     for runs in ours:
         if runs.config.adversarial_weight or runs.config.net.kind != "complex":
@@ -213,7 +217,7 @@ def _merged(
 def _errors(published: list[dict[str, Any]], ours: list[Runs]) -> Table:
     theirs = _theirs(published, list(KINDS.values()), 2)
     mine = []
-    for (network, data, budget), labels in _by_network(ours).items():
+    for (network, data, budget), labels in by_network(ours).items():
         cells = [
             labels[kind].cell("task", "error", 100, 2) if kind in labels else NOT_RUN
             for kind in (*KINDS, "local")
@@ -234,7 +238,7 @@ def _angles(published: list[dict[str, Any]], ours: list[Runs]) -> Table:
         for row in published
     ]
     mine = []
-    for (network, data, budget), labels in _by_network(ours).items():
+    for (network, data, budget), labels in by_network(ours).items():
         runs = labels.get("complex d=2 decoy")
         if runs and runs.best("angle", "angle_error"):
             cell = f"{runs.best_cell('angle', 'angle_error', 4)}: {budget}"
@@ -257,7 +261,7 @@ def _reconstructions(published: list[dict[str, Any]], ours: list[Runs]) -> Table
     ]
     theirs = _theirs(published, [key for _, key, _ in columns], 4)
     mine = []
-    for (network, data, budget), labels in _by_network(ours).items():
+    for (network, data, budget), labels in by_network(ours).items():
         cells = [
             labels[label].cell(name, "rmse") if label in labels else NOT_RUN
             for label, _, name in columns
@@ -291,7 +295,7 @@ def _properties(published: list[dict[str, Any]], ours: list[Runs]) -> Table:
         for row in published
     ]
     mine = []
-    for (network, where, budget), labels in _by_network(ours).items():
+    for (network, where, budget), labels in by_network(ours).items():
         runs = [labels.get(label) for label in ("additional", "complex d=2 decoy")]
         names = sorted(
             {n for r in runs if r for rows in r.rows for n in rows if n.startswith("property")}

@@ -1,4 +1,4 @@
-"""Tables: ``python -m complexnn.report runs RUN ...``, ``... tables`` and ``... networks``."""
+"""Tables: ``python -m complexnn.report runs RUN ...``, ``... tables``, ``... summary``, ..."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from tyro.conf import Positional
 
-from complexnn import published, results
+from complexnn import published, results, summary
 from complexnn.checkpoint import write_text
 from complexnn.cli import parse, run
 from complexnn.config import AttackConfig, InputError, NetConfig, from_dict
@@ -30,17 +30,20 @@ BESIDE = ("", "chance", "chance", "mean image", "chance; task label known")
 class ReportConfig:
     """Compare runs, or networks, in one table."""
 
-    what: Positional[Literal["runs", "tables", "budgets", "networks"]]
+    what: Positional[Literal["runs", "tables", "summary", "budgets", "networks"]]
     """runs: task, angle, reconstruction and property errors of each run, beside chance or floor.
     tables: the paper's tables, its numbers beside the 2021 reproduction's and these runs'.
+    summary: a verdict on each claim of the paper, and the runs behind it.
     budgets: how strong each attack is as its training steps grow.
     networks: parameters, work and traffic of every architecture, variant and kind."""
     runs: Positional[tuple[Path, ...]] = ()
-    """Run folders; for tables also folders of run folders."""
+    """Run folders; for tables and summary also folders of run folders."""
     markdown: Path | None = None
     """Also write the tables as Markdown here."""
     html: Path | None = None
     """Also write a page with the tables, and the runs' pictures, here."""
+    into: Path | None = None
+    """summary: also put the tables between the marks of this Markdown page."""
     picture: Path | None = None
     """Also copy the last run's grid of reconstructions here."""
 
@@ -218,6 +221,8 @@ def main(argv: list[str]) -> None:
         raise InputError("name at least one run folder")
     elif config.what == "tables":
         tables = published.tables(config.runs)
+    elif config.what == "summary":
+        tables = [summary.verdict_table(config.runs), summary.main_table(config.runs)]
     elif config.what == "budgets":
         tables = [budget_table(config.runs)]
     else:
@@ -227,6 +232,10 @@ def main(argv: list[str]) -> None:
     print("\n\n".join(table.as_text() for table in tables))
     if config.markdown is not None:
         write_text(config.markdown, "\n".join(table.as_markdown() for table in tables) + "\n")
+    if config.into is not None:
+        if config.what != "summary":
+            raise InputError("--into goes with report summary")
+        write_text(config.into, summary.write_into(config.into, list(config.runs)))
     if config.html is not None:
         parts = [table.as_html() for table in tables] + figures
         write_text(config.html, page("complexnn report", parts))

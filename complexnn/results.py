@@ -97,7 +97,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def stamp(device: torch.device, started: float) -> dict[str, Any]:
     """What every result row says about its making."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    name = str(device)
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif device.type == "cpu":
+        threads = torch.get_num_threads()
+        name = f"cpu, {threads} thread{'s' if threads > 1 else ''}"
     return {
         "seconds": round(time.time() - started, 1),
         "device": name,

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import base64
 import html
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 from complexnn import results
 from complexnn.checkpoint import replacing, sha256
@@ -34,20 +32,23 @@ UNITS = {"angle": (1, "rad"), "span": (100, "%"), "inversion": (1, "dB"), "prope
 VALID_PSNR = 3.0  # dB above the mean image that an attack must reach on an unprotected network
 VALID_ERROR = 0.05  # error below blind guessing that a property attack must reach there
 FAILS, WEAKENED, WITHSTOOD, UNDECIDED = "FAILS", "weakened", "withstood these attacks", "undecided"
+HOLDS, PARTLY = "holds", "holds in part"
 
 
 def newest(folder: Path, attacks: Path | None = None) -> Rows:
-    """The newest row of each name that belongs to the folder's present weights; those of attacks
-    may lie in another folder.
+    """The newest row of each name that belongs to the folder's present weights (or, where only
+    rows were published, to the last ones that were tested); those of attacks may lie in another
+    folder.
 
     Raises:
         InputError: the folder is no run, or was not attacked.
     """
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise InputError(f"{folder} is no finished run (no model.safetensors)")
-    victim = sha256(weights)
     rows = results.read_rows(folder / "results.jsonl")
+    weights = folder / "model.safetensors"
+    tested = [row["victim"] for row in rows if row["name"] == "task"]
+    if not weights.is_file() and not tested:
+        raise InputError(f"{folder} is no finished run (no model.safetensors)")
+    victim = sha256(weights) if weights.is_file() else tested[-1]
     if attacks not in (None, folder):
         rows += results.read_rows(attacks / "results.jsonl")
     found = {row["name"]: row for row in rows if row["victim"] == victim}
@@ -95,11 +96,9 @@ def input_verdict(rows: Rows) -> tuple[str, str]:
     Withstood: less than 1 dB is left and identification is below three times chance. Undecided:
     the same attacks do not reach 3 dB on an unprotected network.
     """
-    found = strongest(rows, "inversion")
-    names = [r["metrics"]["top1"] for f in ("span", "inversion") for r in _identifying(rows, f)]
-    if found is None and not names:
+    found, seen = strongest(rows, "inversion"), identified(rows)
+    if found is None and seen is None:
         return UNDECIDED, "no inversion was run"
-    seen = max(names, key=lambda n: n["value"], default=None)
     told = (
         ""
         if seen is None
@@ -126,8 +125,14 @@ def input_verdict(rows: Rows) -> tuple[str, str]:
     return (WITHSTOOD if withstood else WEAKENED), why
 
 
-def _identifying(rows: Rows, family: str) -> list[dict[str, Any]]:
-    return [r for r in rows.values() if r.get("family") == family and "top1" in r["metrics"]]
+def identified(rows: Rows) -> dict[str, Any] | None:
+    """How often the attack that identifies most finds the input among the candidates."""
+    found = [
+        row["metrics"]["top1"]
+        for row in rows.values()
+        if row.get("family") in ("span", "inversion") and "top1" in row["metrics"]
+    ]
+    return max(found, key=lambda numbers: numbers["value"], default=None)
 
 
 def _gap(found: tuple[str, dict[str, Any]]) -> str:
@@ -153,6 +158,40 @@ def property_verdict(rows: Rows) -> tuple[str, str]:
     if blind - numbers["high"] > 0.5 * room:
         return FAILS, why
     return (WITHSTOOD if numbers["high"] >= blind else WEAKENED), why
+
+
+def accuracy_verdict(errors: Mapping[str, Sequence[Mapping[str, float]]]) -> tuple[str, str]:
+    """What the rotated network keeps of the server's worth.
+
+    ``errors`` are the task errors of the kinds original, additional, local and complex at one
+    budget, with their intervals, one for each seed. Worth = error(local) - error(additional): what
+    a network loses whose server does next to nothing. Kept = (error(local) - error(complex)) /
+    worth. Holds: more than nine tenths of it. Fails: less than half. Undecided: the worth is under
+    a point or under three standard errors, so that any network would look as good.
+    """
+    if missing := {"original", "additional", "local", "complex"} - {
+        k for k, v in errors.items() if v
+    }:
+        return UNDECIDED, f"not trained: {', '.join(sorted(missing))}"
+    mean = {kind: statistics.mean(n["value"] for n in each) for kind, each in errors.items()}
+    variance = {
+        kind: statistics.mean(((n["high"] - n["low"]) / 3.92) ** 2 for n in each) / len(each)
+        for kind, each in errors.items()
+    }
+    worth = mean["local"] - mean["additional"]
+    loss = 100 * (mean["complex"] - mean["original"])
+    why = f"{loss:+.1f} points of error beside original; the server is worth {100 * worth:.1f}"
+    if worth < max(0.01, 3 * math.sqrt(variance["local"] + variance["additional"])):
+        return UNDECIDED, f"{why}: too little to tell"
+    kept = (mean["local"] - mean["complex"]) / worth
+    # Var[(l - c) / (l - a)], to first order.
+    spread = variance["complex"] + kept**2 * variance["additional"]
+    error = math.sqrt(spread + (1 - kept) ** 2 * variance["local"]) / worth
+    low, high = kept - 1.96 * error, kept + 1.96 * error
+    why += f", of which {100 * kept:.0f} % [{100 * low:.0f}, {100 * high:.0f}] are kept"
+    if low > 0.9:
+        return HOLDS, why
+    return (FAILS if high < 0.5 else PARTLY), why
 
 
 CLAIMS = {"angle": angle_verdict, "input": input_verdict, "property": property_verdict}
@@ -265,31 +304,3 @@ def compare(folders: tuple[Path, ...]) -> Table:
             cells.append(f"{scale * numbers['value']:.3g} {unit} ({blind:.3g}) by {name}")
         lines.append(tuple(cells))
     return Table("Victims side by side", head, lines, "In brackets: blind guess, or mean image.")
-
-
-def plot(folders: tuple[Path, ...], path: Path) -> None:
-    """Task error against PSNR of the strongest inversion above the mean image, with intervals."""
-    figure, axis = plt.subplots(figsize=(6.4, 4.2))
-    for folder in folders:
-        rows = newest(folder)
-        found = strongest(rows, "inversion")
-        if found is None:
-            raise InputError(f"{folder}: run attack.py inversion --victim {folder} first")
-        error, leak = rows["task"]["metrics"]["error"], found[1]
-        x, y = 100 * error["value"], leak["value"] - leak["floor"]
-        axis.errorbar(
-            x, y, marker="o", color="#0072B2", capsize=2, linewidth=1,
-            xerr=[[x - 100 * error["low"]], [100 * error["high"] - x]],
-            yerr=[[leak["value"] - leak["low"]], [leak["high"] - leak["value"]]],
-        )  # fmt: skip
-        label = from_dict(NetConfig, rows["task"]["config"]["net"]).label
-        axis.annotate(label, (x, y), textcoords="offset points", xytext=(6, 4), fontsize=8)
-    axis.axhline(0, color="#999999", linewidth=1, linestyle="--")
-    axis.set_xlabel("task error in %")
-    axis.set_ylabel("strongest inversion: PSNR above the mean image in dB")
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=160, format="png")
-    plt.close(figure)

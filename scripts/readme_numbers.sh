@@ -19,7 +19,7 @@ train() {
 
 # attack ATTACK BUDGET NAME [CONTROL]
 attack() {
-    echo "attack.py $1 --victim $root/$3 ${4:+--control $root/$4} --budget $2"
+    echo "attack.py $1 --victim $root/$3 ${4:+--control $root/$4} --budget $2 --precision bf16"
 }
 
 full_resnets() {

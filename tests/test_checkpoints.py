@@ -3,13 +3,16 @@
 import hashlib
 import http.server
 import json
+import shutil
 import threading
 
 import pytest
+import torch
 
 import complexnn
-from complexnn import checkpoint, checkpoints, cli
+from complexnn import checkpoint, checkpoints, cli, results, verdicts
 from complexnn.config import to_dict
+from complexnn.networks.attackers import UNet
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -143,6 +146,81 @@ def test_unknown_names_are_refused(tmp_path, server, capsys):
     assert "known: tiny" in capsys.readouterr().err
     assert command(tmp_path, "download", "tiny") == 2
     assert "it has none" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A victim of digits and some of its attackers, in a folder of runs."""
+    runs = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(runs.parent)  # relative paths, as in the scripts
+        run = f"{runs.name}/digits/complex"
+        words = ["--epochs", "1", "--limit-train", "200", "--output-dir", run]
+        assert cli.run(cli.train_main, words) == 0
+        words = ["inversion", "--victim", run, "--only", "dec(x)", "--steps", "3"]
+        assert cli.run(cli.attack_main, [*words, "--budget", "quick", "--draws", "1"]) == 0
+    return runs
+
+
+def publish(folder, runs, *words):
+    if not (folder / "MANIFEST.json").exists():
+        (folder / "MANIFEST.json").write_text('{"checkpoints": {}}')
+    return command(folder, "publish", str(runs / "digits"), "--root", str(runs), *words)
+
+
+def test_a_published_run_gives_the_same_network_rows_and_attackers(trained, tmp_path):
+    source = trained / "digits/complex"
+    assert publish(tmp_path, trained, "--attackers") == 0
+    assert command(tmp_path, "verify") == 0
+    copy = tmp_path / "digits/complex"
+    ours, theirs = (complexnn.load(f).state_dict() for f in (source, copy))
+    assert all(theirs[name].equal(tensor) for name, tensor in ours.items())
+    entries = checkpoints.read_manifest(tmp_path)
+    assert {"digits/complex", "digits/complex/dec_x"} < set(entries)
+    assert entries["digits/complex"]["sha256"] == checkpoint.sha256(source / "model.safetensors")
+
+    names = {row["name"] for row in results.read_rows(copy / "results.jsonl")}
+    assert names == {"task", "inversion dec(x)", "inversion dec(x) set"}
+    # Half precision changes no measure by more than the fourth digit.
+    found = []
+    for folder in (source, copy):
+        (attackers,) = (folder / "attackers").iterdir()
+        model = UNet(2 * 32, (1, 8, 8), width=16)
+        checkpoint.restore(model, checkpoint.read(attackers / "dec_x.safetensors")[0], "x")
+        with torch.no_grad():
+            found.append(model.eval()(torch.randn(4, 64, 4, 4, generator=rng())))
+    assert 0 < (found[0] - found[1]).abs().max() < 1e-3
+
+
+def rng():
+    return torch.Generator().manual_seed(0)
+
+
+def test_rows_alone_are_published_too_and_still_judged(trained, tmp_path):
+    assert publish(tmp_path, trained, "--no-weights") == 0
+    assert checkpoints.read_manifest(tmp_path) == {}
+    copy = tmp_path / "digits/complex"
+    assert not (copy / "model.safetensors").exists()
+    assert set(verdicts.newest(copy)) == set(verdicts.newest(trained / "digits/complex"))
+
+
+def test_a_run_that_names_this_machine_is_not_published(trained, tmp_path, capsys):
+    runs = tmp_path / "runs"
+    shutil.copytree(trained, runs)
+    config = runs / "digits/complex/config.json"
+    config.write_text(config.read_text().replace('"data"', '"/home/me/data"'))
+    (tmp_path / "out").mkdir()
+    assert publish(tmp_path / "out", runs) == 2
+    assert "names a place of this machine, /home/me/data" in capsys.readouterr().err
+    assert not (tmp_path / "out/digits").exists()
+
+
+def test_what_cannot_be_published_is_said(trained, tmp_path, capsys):
+    (tmp_path / "MANIFEST.json").write_text('{"checkpoints": {}}')
+    assert command(tmp_path, "publish", str(tmp_path)) == 2
+    assert "no run to publish" in capsys.readouterr().err
+    assert command(tmp_path, "publish", str(trained), "--root", str(tmp_path)) == 2
+    assert "does not lie below --root" in capsys.readouterr().err
 
 
 def test_the_repositorys_own_checkpoints_are_as_published():

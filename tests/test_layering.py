@@ -20,6 +20,8 @@ ROWS = [
         "report",
         "published",
         "verdicts",
+        "summary",
+        "figures",
         "campaign",
         "checkpoints",
     ],

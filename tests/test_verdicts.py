@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 import pytest
 
@@ -164,3 +165,49 @@ def test_a_network_that_did_not_learn_is_flagged(name):
     kept = ("property_features", "dec_x", "judge")
     flat = {file: FitLog(first=1.0, last=1.0, validation=1.0) for file in kept}
     assert len(suite._flags(flat, attack, {}, {})) == 1
+
+
+def errors(original, additional, local, rotated, width=0.005):
+    kinds = {"original": original, "additional": additional, "local": local, "complex": rotated}
+    return {kind: [numbers(value, width)] for kind, value in kinds.items()}
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        (errors(0.10, 0.10, 0.30, 0.10), "holds"),
+        (errors(0.10, 0.10, 0.30, 0.15), "holds in part"),  # 75 % of 20 points
+        (errors(0.10, 0.10, 0.30, 0.115), "holds in part"),  # 92.5 %, but the interval reaches 90
+        (errors(0.10, 0.10, 0.30, 0.25), "FAILS"),
+        (errors(0.10, 0.10, 0.105, 0.10), "undecided"),  # half a point of worth
+        (errors(0.10, 0.10, 0.14, 0.10, width=0.05), "undecided"),  # noise could be the worth
+        (errors(0.10, 0.10, 0.30, 0.10) | {"local": []}, "undecided"),
+    ],
+)
+def test_accuracy_is_judged_by_what_the_server_is_worth(found, verdict):
+    assert verdicts.accuracy_verdict(found)[0] == verdict
+
+
+def test_the_interval_of_what_is_kept_agrees_with_sampling():
+    import random
+
+    draw = random.Random(0).gauss
+    deviation = 0.004
+    found = errors(0.10, 0.10, 0.30, 0.16, width=1.96 * deviation)
+    low, high = re.search(
+        r"\[(\d+), (\d+)\] are kept", verdicts.accuracy_verdict(found)[1]
+    ).groups()
+    kept = []
+    for _ in range(20_000):
+        local, rotated, additional = (draw(v, deviation) for v in (0.30, 0.16, 0.10))
+        kept.append(100 * (local - rotated) / (local - additional))
+    kept.sort()
+    assert abs(kept[500] - int(low)) < 1
+    assert abs(kept[-500] - int(high)) < 1
+
+
+def test_more_seeds_narrow_the_interval():
+    one = verdicts.accuracy_verdict(errors(0.10, 0.10, 0.30, 0.115))[0]
+    each = errors(0.10, 0.10, 0.30, 0.115)
+    many = verdicts.accuracy_verdict({kind: 9 * numbers for kind, numbers in each.items()})[0]
+    assert (one, many) == ("holds in part", "holds")

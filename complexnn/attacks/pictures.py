@@ -1,4 +1,5 @@
-"""Grids of reconstructions: randomly drawn images in columns, one attack per row."""
+"""Grids of reconstructions: randomly drawn images in columns, one attack per row; drawn, and kept
+as pixels, so that grids of several victims can be put together."""
 
 from __future__ import annotations
 
@@ -8,9 +9,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import torch
 from torch import Tensor
 
-from complexnn.checkpoint import replacing
+from complexnn import checkpoint
 
 
 def save_grid(path: Path, rows: dict[str, Tensor], title: str) -> None:
@@ -30,6 +32,18 @@ def save_grid(path: Path, rows: dict[str, Tensor], title: str) -> None:
         )
     figure.suptitle(title, fontsize=9)
     figure.subplots_adjust(beside / size[0], 0.01, 0.99, 0.99 - 0.3 / size[1], 0.05, 0.05)
-    with replacing(path) as temporary:
+    with checkpoint.replacing(path) as temporary:
         figure.savefig(temporary, dpi=160, format="png")
     plt.close(figure)
+
+
+def keep_pixels(path: Path, rows: dict[str, Tensor]) -> None:
+    """Save ``rows``, as of :func:`save_grid`, in 8 bits a pixel."""
+    pixels = torch.stack([images.clamp(0, 1).mul(255).round().byte() for images in rows.values()])
+    checkpoint.save_tensors(path, {"pixels": pixels}, {"rows": list(rows)})
+
+
+def read_pixels(path: Path) -> dict[str, Tensor]:
+    """What :func:`keep_pixels` saved, in [0, 1]."""
+    state, about = checkpoint.read(path)
+    return dict(zip(about["rows"], state["pixels"].float() / 255, strict=True))

@@ -18,7 +18,7 @@ from complexnn import checkpoint, metrics, results
 from complexnn.attacks import roster, scoring
 from complexnn.attacks.attacker import FILES, Attacker
 from complexnn.attacks.fitting import FitLog, Knowledge, Observation
-from complexnn.attacks.pictures import save_grid
+from complexnn.attacks.pictures import keep_pixels, save_grid
 from complexnn.attacks.roster import ROSTER, Attack
 from complexnn.attacks.scoring import Scoring
 from complexnn.config import AttackConfig, InputError, to_dict
@@ -335,9 +335,11 @@ def _draw(target: Target, control: Target | None) -> None:
     errors = torch.stack([metrics.rmse(images, rows["input"]) for images in own])
     picked = torch.stack(own)[errors.argmin(dim=0), torch.arange(len(chosen))]
     rows = {"input": rows.pop("input"), "worst case": picked, **rows}
+    grid = {name: images[:PICTURES] for name, images in rows.items()}
+    keep_pixels(target.folder / "examples" / "inversion.safetensors", grid)
     save_grid(
         target.folder / "examples" / "inversion.png",
-        {name: images[:PICTURES] for name, images in rows.items()},
+        grid,
         f"{min(PICTURES, len(chosen))} test images drawn at random with seed {seed}",
     )  # fmt: skip
 

@@ -1,0 +1,300 @@
+"""The figures of the notebook and the README: each from rows and grids that runs left behind.
+
+Every function writes one file and returns its caption, which says how many images, which seeds and
+which interval. Colours are those of Okabe and Ito, told apart by most colour-blind readers; shapes
+repeat what colours say.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from complexnn import verdicts
+from complexnn.attacks.pictures import read_pixels, save_grid
+from complexnn.checkpoint import replacing
+from complexnn.config import InputError, NetConfig, from_dict
+from complexnn.published import Runs, read_published
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000",
+)  # fmt: skip
+# Colour and shape of each kind of network.
+LOOKS = {
+    "original": (BLACK, "s"),
+    "additional": (GREEN, "D"),
+    "local": (SKY, "v"),
+    "noisy": (ORANGE, "^"),
+    "complex": (BLUE, "o"),
+}
+INTERVALS = "bars: 95 % intervals over test images"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """SVG if the name ends so, else PNG; two runs give the same bytes."""
+    kind = "svg" if path.suffix == ".svg" else "png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    undated = {"Date": None} if kind == "svg" else {}
+    with plt.rc_context({"svg.hashsalt": "complexnn"}), replacing(path) as temporary:
+        figure.savefig(temporary, dpi=160, format=kind, metadata=undated, bbox_inches="tight")
+    plt.close(figure)
+
+
+def _bare(axis: Axes) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=8)
+
+
+def _span(axis: Axes, x: float, y: float, numbers: dict[str, Any], look: tuple[str, str]) -> None:
+    """A horizontal interval with its middle."""
+    colour, shape = look
+    axis.plot([numbers["low"], numbers["high"]], [y, y], color=colour, linewidth=1.5)
+    axis.plot(x, y, marker=shape, color=colour, markersize=5)
+
+
+# ---------------------------------------------------------------------------------- structure
+
+
+def structure(path: Path) -> str:
+    """Who computes what, who sees what: the split network."""
+    figure, axis = plt.subplots(figsize=(8.4, 2.7))
+    axis.set_axis_off()
+    axis.set_xlim(0, 10.2)
+    axis.set_ylim(0, 3)
+    for left, width, title, colour in (
+        (0.1, 4.0, "your device", GREEN), (4.4, 2.2, "server, not trusted", RED),
+        (6.9, 3.2, "your device", GREEN),
+    ):  # fmt: skip
+        axis.add_patch(
+            plt.Rectangle((left, 0.25), width, 2.3, facecolor=colour, alpha=0.10, linewidth=0)
+        )
+        axis.text(left + width / 2, 2.66, title, ha="center", fontsize=9, color=colour)
+    boxes = (
+        (0.9, "encoder\n$a = g(I)$"),
+        (3.0, "rotate\n$x = R\\,(a, b, …)$"),
+        (5.5, "processing module\n$h = \\Phi(x)$"),
+        (7.75, "rotate back\n$R^T h$"),
+        (9.35, "decoder\n$d(\\cdot)$"),
+    )
+    for x, words in boxes:
+        axis.text(
+            x, 1.45, words, ha="center", va="center", fontsize=9,
+            bbox={"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": "#555555"},
+        )  # fmt: skip
+    arrow = {"arrowstyle": "->", "color": "#555555"}
+    for a, b in ((1.5, 2.2), (3.85, 4.55), (6.45, 7.1), (8.4, 8.85)):
+        axis.annotate("", (b, 1.45), (a, 1.45), arrowprops=arrow)
+    axis.text(3.0, 0.55, "secret key $R$, decoys $b$", ha="center", fontsize=9, color=GREEN)
+    axis.text(5.5, 0.55, "sees $x$ and $h$", ha="center", fontsize=9, color=RED)
+    # Around the server, which never gets the key.
+    axis.plot([3.0, 3.0, 7.75], [0.45, 0.1, 0.1], color=GREEN, linestyle="--", linewidth=1)
+    axis.annotate("", (7.75, 1.0), (7.75, 0.1), arrowprops=arrow | {"color": GREEN, "ls": "--"})
+    _save(figure, path)
+    return (
+        "The classifier cut in three. The processing module Φ commutes with every orthogonal "
+        "matrix over the parts, Φ(R x) = R Φ(x), so rotating its answer back gives the answer to "
+        "the unrotated features. What attacks are given: Φ, the encoder, and x."
+    )
+
+
+# ------------------------------------------------------------------------------------- grids
+
+
+def reconstructions(runs: Sequence[Runs], path: Path) -> str:
+    """The paper's layout: inputs, what decoders make of each kind's features, and the strongest.
+
+    Raises:
+        InputError: a run without its pictures.
+    """
+    rows: dict[str, Any] = {}
+    for of in runs:
+        place = of.folders[0] / "examples" / "inversion.safetensors"
+        if not place.is_file():
+            raise InputError(f"{of.folders[0]} has no pictures: run attack.py all on it")
+        grid = read_pixels(place)
+        rows.setdefault("input", grid["input"])
+        label = of.config.net.label
+        if of.config.net.parts == 1:
+            rows[label] = grid["dec(x)"]
+            continue
+        rows |= {f"{label}: {name}": grid[name] for name in ("dec(a*)", "dec(x)")}
+        rows[f"{label}: strongest"] = grid["worst case"]
+    save_grid(path, rows, "")
+    number = len(rows["input"])
+    return (
+        f"{runs[0].network} on {runs[0].dataset}: {number} test images drawn at random with seed 0 "
+        "(first row), and what an attacker reconstructs from what each network releases: a decoder "
+        "of the released features; for the rotated network also a decoder of features recovered "
+        "with an estimated key, dec(a*), and the strongest attack on each image. One network and "
+        "one draw of keys each."
+    )
+
+
+# ------------------------------------------------------------------------------------ intervals
+
+
+def angles(ours: Sequence[Runs], path: Path) -> str:
+    """Every attack on the key beside blind guessing, per network; the paper's numbers above."""
+    shown = [runs for runs in ours if runs.best("angle", "angle_error")]
+    lines = [(runs, row) for runs in shown for row in _attacks(runs, "angle", "angle_error")]
+    figure, axis = plt.subplots(figsize=(7.4, 0.21 * len(lines) + 1.4))
+    reported = [r["paper"] for r in read_published()["angle_error_radian"]["rows"] if r["paper"]]
+    labels, y, before = [], 0.0, None
+    places = []
+    for runs, row in lines:
+        y += 1.0 if runs is before else 1.6
+        before = runs
+        numbers = row["metrics"]["angle_error"]
+        _span(axis, numbers["value"], y, numbers, LOOKS["complex"])
+        axis.plot(numbers["chance"], y, marker="|", color=RED, markersize=9)
+        labels.append(f"{_short(runs)}: {row['name'].removeprefix('angle ')}")
+        places.append(y)
+    axis.axvspan(min(reported), max(reported), color=ORANGE, alpha=0.25, linewidth=0)
+    axis.set_yticks(places, labels, fontsize=7)
+    axis.invert_yaxis()
+    axis.set_xscale("log")
+    axis.set_xlabel("error of the recovered angle in rad (red: blind guessing; band: paper)")
+    _bare(axis)
+    _save(figure, path)
+    images = max(row["images"] for _, row in lines)
+    return (
+        "Error of the recovered key, by every attack on every rotated network that was attacked, "
+        f"up to {images:,} test images, 5 draws of keys, one network each (seed 0); {INTERVALS}. "
+        "Red ticks: blind guessing under the same measure. The orange band spans the numbers that "
+        "the paper reports; π/4 = "
+        f"{math.pi / 4:.3f} is blind guessing where an angle counts modulo π."
+    )
+
+
+def properties(ours: Sequence[Runs], path: Path) -> str:
+    """Error of the inferred hidden property, per attack, beside blind guessing and control."""
+    shown = [r for r in ours if r.best("property", "error")]
+    if not shown:
+        raise InputError("no run with a hidden property was attacked")
+    figure, axes = plt.subplots(
+        1, len({r.dataset for r in shown}), figsize=(8.4, 3.4), squeeze=False, sharex=False
+    )
+    for axis, data in zip(axes[0], dict.fromkeys(r.dataset for r in shown), strict=True):
+        ticks: list[str] = []
+        for runs in (r for r in shown if r.dataset == data):
+            task = statistics.mean(runs.values("task", "error"))
+            for row in _attacks(runs, "property", "error"):
+                name = row["name"].removeprefix("property ")
+                if name not in ticks:
+                    ticks.append(name)
+                shift = 0.22 * (list(LOOKS).index(runs.config.net.kind) / 4 - 0.5)
+                numbers = row["metrics"]["error"]
+                first = row["name"] == next(iter(_attacks(runs, "property", "error")))["name"]
+                label = f"{runs.config.net.label} (task error {100 * task:.1f} %)"
+                look = LOOKS[runs.config.net.kind]
+                _span(axis, numbers["value"], ticks.index(name) + 2 * shift, numbers, look)
+                if first:
+                    axis.plot([], [], marker=look[1], color=look[0], label=label)
+                axis.axvline(
+                    min(numbers["chance"], numbers["given_label"]), color=RED, linestyle="--",
+                    linewidth=1,
+                )  # fmt: skip
+        axis.set_yticks(range(len(ticks)), ticks, fontsize=8)
+        axis.invert_yaxis()
+        axis.set_xlim(0, 1)
+        axis.set_title(data, fontsize=9)
+        axis.set_xlabel("error of the hidden class")
+        axis.legend(fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1.08))
+        _bare(axis)
+    figure.tight_layout()
+    _save(figure, path)
+    return (
+        "Error of the hidden class, which the networks never learned, by each attack (one network "
+        f"each, seed 0; {INTERVALS}). Dashed: the best blind answer, the network's own label "
+        "known. The task errors stand in the legend, so that networks of equal use are compared."
+    )
+
+
+def leakage(ours: Sequence[Runs], path: Path) -> str:
+    """Task error against PSNR of the strongest inversion above the mean image, per data set."""
+    shown = [runs for runs in ours if verdicts.strongest(_attacked(runs), "inversion")]
+    groups: dict[tuple[str, str], list[Runs]] = {}
+    for runs in shown:
+        groups.setdefault((runs.network, runs.dataset), []).append(runs)
+    figure, axes = plt.subplots(
+        1, len(groups), figsize=(3.6 * len(groups), 3.6), squeeze=False, sharey=True
+    )
+    for axis, ((network, data), members) in zip(axes[0], groups.items(), strict=True):
+        for runs in members:
+            point(axis, _attacked(runs), LOOKS[runs.config.net.kind], _kind(runs))
+        axis.axhline(0, color="#999999", linewidth=1, linestyle="--")
+        axis.set_title(f"{network}, {data}", fontsize=9)
+        axis.set_xlabel("task error in %", fontsize=8)
+        axis.margins(x=0.2)
+        _bare(axis)
+    axes[0][0].set_ylabel("strongest inversion:\nPSNR above the mean image in dB", fontsize=8)
+    figure.tight_layout()
+    _save(figure, path)
+    images = max(_attacked(r)["inversion dec(x)"]["images"] for r in shown)
+    return (
+        "Task error against what the strongest inversion reaches above the mean image (dashed), "
+        f"for every network that was attacked; up to {images:,} test images, 5 draws of keys, "
+        f"seed 0; {INTERVALS}. Low is private, left is useful."
+    )
+
+
+def point(axis: Axes, rows: verdicts.Rows, look: tuple[str, str], label: str) -> None:
+    """One network's task error and leakage, with both intervals.
+
+    Raises:
+        InputError: the network's inputs were not attacked.
+    """
+    found = verdicts.strongest(rows, "inversion")
+    if found is None:
+        raise InputError(f"{label}: run attack.py inversion first")
+    error, leak = rows["task"]["metrics"]["error"], found[1]
+    x, y = 100 * error["value"], leak["value"] - leak["floor"]
+    axis.errorbar(
+        x, y, marker=look[1], color=look[0], capsize=2, linewidth=1,
+        xerr=[[x - 100 * error["low"]], [100 * error["high"] - x]],
+        yerr=[[leak["value"] - leak["low"]], [leak["high"] - leak["value"]]],
+    )  # fmt: skip
+    axis.annotate(label, (x, y), textcoords="offset points", xytext=(5, 5), fontsize=7)
+
+
+def comparison(folders: Sequence[Path], path: Path) -> None:
+    """The same for a few run folders, whatever their data: ``attack.py compare``."""
+    figure, axis = plt.subplots(figsize=(6.4, 4.2))
+    for folder in folders:
+        rows = verdicts.newest(folder)
+        net = from_dict(NetConfig, rows["task"]["config"]["net"])
+        point(axis, rows, LOOKS[net.kind], net.label)
+    axis.axhline(0, color="#999999", linewidth=1, linestyle="--")
+    axis.set_xlabel("task error in %")
+    axis.set_ylabel("strongest inversion: PSNR above the mean image in dB")
+    _bare(axis)
+    _save(figure, path)
+
+
+def _attacks(runs: Runs, family: str, metric: str) -> list[dict[str, Any]]:
+    """The rows of one family on the seed that was attacked."""
+    rows = _attacked(runs).values()
+    return [r for r in rows if r.get("family") == family and metric in r["metrics"]]
+
+
+def _attacked(runs: Runs) -> verdicts.Rows:
+    return max(runs.rows, key=len)
+
+
+def _kind(runs: Runs) -> str:
+    trained = runs.config.adversarial_weight or runs.config.net.kind != "complex"
+    return runs.config.net.label + ("" if trained else ", no adversarial term")
+
+
+def _short(runs: Runs) -> str:
+    return f"{runs.network}, {runs.dataset}, {_kind(runs)}"

@@ -1,0 +1,123 @@
+"""The README's tables and the figures: from rows, and the same as what is committed."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from complexnn import cli, figures, published, report, summary
+from complexnn.attacks.pictures import keep_pixels, read_pixels
+from complexnn.config import DataConfig, NetConfig, TrainConfig, to_dict
+
+ROOT = Path(__file__).parent.parent
+
+
+def numbers(value, width=0.002, **beside):
+    return {"value": value, "low": value - width, "high": value + width, **beside}
+
+
+def run(folder, error, *, attacks=(), groups=None, **net):
+    """A finished run as train.py and attack.py leave it."""
+    config = TrainConfig(net=NetConfig(**net), data=DataConfig(groups=groups))
+    about = {"victim": folder.name, "seconds": 60.0, "device": "cpu, 1 thread"}
+    settings = to_dict(config)
+    rows = [{"name": "task", "metrics": {"error": numbers(error, chance=0.9)}, "config": settings}]
+    for name, measured in attacks:
+        rows.append({
+            "name": name, "family": name.split()[0], "metrics": measured, "flags": [],
+            "images": 100, "draws": 5, "config": {"budget": "standard"},
+        })  # fmt: skip
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"config": settings}))
+    text = "".join(json.dumps(row | about) + "\n" for row in rows)
+    (folder / "results.jsonl").write_text(text)
+    names = ["input", "worst case", "dec(x)"] + (["dec(a*)"] if config.net.parts > 1 else [])
+    (folder / "examples").mkdir()
+    grid = {name: torch.full((4, 3, 8, 8), i / 255) for i, name in enumerate(names)}
+    keep_pixels(folder / "examples" / "inversion.safetensors", grid)
+
+
+def inversion(psnr):
+    beside = {"floor": 12.0, "control": 22.0}
+    top = numbers(0.5, chance=0.001)
+    return ("inversion dec(x)", {"psnr": numbers(psnr, **beside), "top1": top})
+
+
+@pytest.fixture
+def runs(tmp_path):
+    angle = ("angle ica", {"angle_error": numbers(0.05, chance=1.5708)})
+    hidden = {"error": numbers(0.3, chance=0.9, given_label=0.8, control=0.2)}
+    run(tmp_path / "original", 0.10, kind="original", attacks=[inversion(23)])
+    run(tmp_path / "additional", 0.09, kind="additional", attacks=[inversion(22)])
+    run(tmp_path / "local", 0.19, kind="local")
+    run(tmp_path / "complex", 0.11, attacks=[angle, inversion(20)])
+    run(tmp_path / "kinds", 0.02, groups="parity", attacks=[("property features", hidden)])
+    return tmp_path
+
+
+def test_a_verdict_per_claim_follows_from_the_rows(runs):
+    table = summary.verdict_table([runs])
+    assert [(row[0], row[3]) for row in table.rows] == [
+        ("accuracy is preserved", "holds in part"),
+        ("the angle is hidden", "FAILS"),
+        ("the input is hidden", "FAILS"),
+        ("the property is hidden", "FAILS"),
+    ]
+    assert "80 % [" in table.rows[0][4]
+
+
+def test_each_run_stands_beside_its_command(runs):
+    table = summary.main_table([runs])
+    by_kind = {row[1]: row for row in table.rows}
+    assert by_kind["complex d=2 decoy"][2:7] == (
+        "11.00 [10.8, 11.2]", "0.050 (1.571)", "20.0 (12.0)", "50.0 (0.1)", "`python train.py`",
+    )  # fmt: skip
+    assert by_kind["local"][4] == "not attacked"
+    assert by_kind["original"][3] == "no key"
+
+
+def test_the_tables_are_put_between_the_marks(runs, tmp_path, capsys):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{summary.MARKS[0]}\nyesterday\n{summary.MARKS[1]}\nafter\n")
+    assert cli.run(report.main, ["summary", str(runs), "--into", str(page)]) == 0
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "yesterday" not in text
+    assert "holds in part" in text
+    page.write_text("no marks\n")
+    assert cli.run(report.main, ["summary", str(runs), "--into", str(page)]) == 2
+    assert page.read_text() == "no marks\n"
+    assert cli.run(report.main, ["tables", str(runs), "--into", str(page)]) == 2
+
+
+def test_pixels_come_back_in_their_order(tmp_path):
+    rows = {name: torch.rand(3, 1, 4, 4) for name in ("input", "b, c", "a*")}
+    keep_pixels(tmp_path / "g.safetensors", rows)
+    back = read_pixels(tmp_path / "g.safetensors")
+    assert list(back) == list(rows)
+    for name, images in rows.items():
+        assert (back[name] - images).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_figures_are_drawn_and_their_captions_say_what_they_stand_on(runs, tmp_path):
+    ours = published.collect([runs])
+    by_label = {r.config.net.label: r for r in ours if r.config.data.groups is None}
+    shown = [by_label[label] for label in ("original", "complex d=2 decoy")]
+    captions = [
+        figures.structure(tmp_path / "structure.svg"),
+        figures.angles(ours, tmp_path / "angles.svg"),
+        figures.properties(ours, tmp_path / "properties.svg"),
+        figures.leakage(ours, tmp_path / "leakage.svg"),
+        figures.reconstructions(shown, tmp_path / "grid.png"),
+    ]
+    for name in ("structure.svg", "angles.svg", "properties.svg", "leakage.svg"):
+        assert "<svg" in (tmp_path / name).read_text()
+    for caption in captions[1:4]:
+        assert "95 % intervals" in caption
+        assert "seed 0" in caption
+    assert "drawn at random with seed 0" in captions[4]
+    before = (tmp_path / "angles.svg").read_bytes()
+    figures.angles(ours, tmp_path / "angles.svg")
+    assert (tmp_path / "angles.svg").read_bytes() == before
