@@ -129,8 +129,12 @@ class Training:
     ) -> None:
         self.net, self.config, self.accelerator, self.steps = net, config, accelerator, steps
         self.terms = make_terms(config, accelerator.device)
+        make = {
+            "adamw": torch.optim.AdamW,
+            "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+        }[config.optimizer]
         groups = weight_groups(net, config.weight_decay)
-        self.optimiser = accelerator.prepare(torch.optim.AdamW(groups, lr=config.lr))
+        self.optimiser = accelerator.prepare(make(groups, lr=config.lr))
         self.epoch, self.step = 1, 0  # the epoch under way, and steps done in it
         # Sums over the epoch: loss, errors, images, then each term.
         self.totals = torch.zeros(3 + len(self.terms), dtype=torch.float64)

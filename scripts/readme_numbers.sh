@@ -23,7 +23,8 @@ attack() {
 }
 
 full_resnets() {
-    local flags="$cifar --arch resnet20 --epochs 25"
+    # Adam's optimum generalises less here: 14.9 % validation error of original against 13.3 %.
+    local flags="$cifar --arch resnet20 --epochs 25 --optimizer sgd --lr 0.2 --weight-decay 1e-3"
     for kind in original additional local complex; do
         train "cifar10-resnet20/$kind" "$flags --kind $kind"
     done

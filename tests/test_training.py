@@ -185,20 +185,26 @@ def test_images_read_by_workers_train_the_same_network(tmp_path, monkeypatch):
         assert all(torch.equal(resident[name], streamed[name]) for name in resident)
 
 
-@pytest.mark.parametrize("net", [{"kind": "original"}, {}])
+SGD = {"optimizer": "sgd", "lr": 0.1, "weight_decay": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("net", "other"), [({"kind": "original"}, {}), ({"kind": "original"}, SGD), ({}, {})]
+)
 @pytest.mark.parametrize("stops", [[3], [1, 2, 5, 6]])
-def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, net, stops):
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, net, other, stops):
     whole, broken = [], []
-    unbroken = fit(config(net=net), whole)
+    settings = dataclasses.replace(config(net=net), **other)
+    unbroken = fit(settings, whole)
 
     steps = iter([*stops, None])
     while (stop_after := next(steps)) is not None:
-        run, dataset = begin(config(net=net))
+        run, dataset = begin(settings)
         state = checkpoint.load_state(tmp_path)
         if state is not None:
             run.restore(state)
         _stop_at(run, dataset, stop_after, broken, tmp_path)
-    run, dataset = begin(config(net=net))
+    run, dataset = begin(settings)
     run.restore(checkpoint.load_state(tmp_path))
     training.fit(run, dataset, on_epoch=broken.append, save=lambda: None)
 
@@ -244,9 +250,10 @@ def test_one_cycle_rises_and_falls():
     assert rates == sorted(rates[:25]) + sorted(rates[25:], reverse=True)
 
 
-def test_training_learns():
+@pytest.mark.parametrize("other", [{}, SGD])
+def test_training_learns(other):
     rows = []
-    fit(dataclasses.replace(config(net={"kind": "complex"}), epochs=12), rows)
+    fit(dataclasses.replace(config(net={"kind": "complex"}), epochs=12, **other), rows)
     assert rows[-1]["train_loss"] < 0.5 * rows[0]["train_loss"]
 
 
