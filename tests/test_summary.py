@@ -103,8 +103,10 @@ def test_pixels_come_back_in_their_order(tmp_path):
 
 def test_figures_are_drawn_and_their_captions_say_what_they_stand_on(runs, tmp_path):
     ours = published.collect([runs])
-    by_label = {r.config.net.label: r for r in ours if r.config.data.groups is None}
-    shown = [by_label[label] for label in ("original", "complex d=2 decoy")]
+    every = figures.grids(ours)
+    assert sorted(every) == ["lenet-digits", "lenet-digits-by-parity"]
+    shown = every["lenet-digits"]
+    assert [r.config.net.kind for r in shown] == ["original", "additional", "complex"]
     captions = [
         figures.structure(tmp_path / "structure.svg"),
         figures.angles(ours, tmp_path / "angles.svg"),
