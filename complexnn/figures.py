@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,15 @@ def _save(figure: Figure, path: Path) -> None:
     with plt.rc_context({"svg.hashsalt": "complexnn"}), replacing(path) as temporary:
         figure.savefig(temporary, dpi=160, format=kind, metadata=undated, bbox_inches="tight")
     plt.close(figure)
+
+
+def show(draw: Callable[..., str], path: Path, *args: Any) -> None:
+    """Draw to ``path`` and show the picture with its caption, in a notebook."""
+    from IPython.display import SVG, Image, Markdown, display
+
+    caption = draw(*args, path)
+    picture = SVG(filename=path) if path.suffix == ".svg" else Image(filename=path, width=760)
+    display(picture, Markdown(f"*{caption}*"))
 
 
 def _bare(axis: Axes) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROWS = [
-    ["functional", "fused", "metrics", "tasks", "config", "progress", "tables"],
+    ["functional", "fused", "metrics", "tasks", "config", "progress", "tables", "privacy"],
     ["layers", "equivariance", "checkpoint", "results", "defences"],
     ["images", "folder", "celeba", "cub200", "data"],
     ["networks"],
