@@ -174,6 +174,8 @@ def reconstructions(runs: Sequence[Runs], path: Path) -> str:
 def angles(ours: Sequence[Runs], path: Path) -> str:
     """Every attack on the key beside blind guessing, per network; the paper's numbers above."""
     shown = [runs for runs in ours if runs.best("angle", "angle_error")]
+    if not shown:
+        raise InputError("no rotated network was attacked: run attack.py angle on one")
     lines = [(runs, row) for runs in shown for row in _attacks(runs, "angle", "angle_error")]
     figure, axis = plt.subplots(figsize=(7.4, 0.21 * len(lines) + 1.4))
     reported = [
@@ -253,6 +255,8 @@ def properties(ours: Sequence[Runs], path: Path) -> str:
 def leakage(ours: Sequence[Runs], path: Path) -> str:
     """Task error against PSNR of the strongest inversion above the mean image, per data set."""
     shown = [runs for runs in ours if verdicts.strongest(_attacked(runs), "inversion")]
+    if not shown:
+        raise InputError("no network's inputs were attacked: run attack.py inversion on one")
     groups: dict[tuple[str, str], list[Runs]] = {}
     for runs in shown:
         groups.setdefault((runs.network, runs.dataset), []).append(runs)

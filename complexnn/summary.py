@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import get_args
 
 from complexnn import published, verdicts
-from complexnn.config import InputError, command
+from complexnn.config import InputError, Kind, command
 from complexnn.progress import duration
 from complexnn.published import Runs
 from complexnn.tables import Table
@@ -70,9 +71,9 @@ def main_table(folders: Iterable[Path]) -> Table:
     command."""
     head = ("network, data", "kind", "task error in %", "angle error in rad", "PSNR in dB",
             "identified in %", "command", "time, device")  # fmt: skip
-    found = []
+    found, order = [], get_args(Kind)
     for (network, data, _), labels in lines(published.collect(folders)).items():
-        for runs in labels.values():
+        for runs in sorted(labels.values(), key=lambda r: order.index(r.config.net.kind)):
             rows = max(runs.rows, key=len)
             error = runs.cell("task", "error", 100, 2).removesuffix(f" [{runs.number}]")
             if len(runs.seeds) == 1:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install into .venv if need be, then lint and run every test.
+# Install into .venv if need be, then lint, run every test, and run the notebook.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 install requirements-dev.txt
@@ -8,3 +8,4 @@ install requirements-dev.txt
 .venv/bin/python -m ruff format --check .
 # One thread for each of the test processes: more would fight over the cores.
 OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto "$@"
+.venv/bin/python -m pytest --nbmake results.ipynb

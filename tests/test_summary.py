@@ -1,14 +1,16 @@
 """The README's tables and the figures: from rows, and the same as what is committed."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from complexnn import cli, figures, published, report, summary
+from complexnn import checkpoints, cli, figures, published, report, results, summary
 from complexnn.attacks.pictures import keep_pixels, read_pixels
-from complexnn.config import DataConfig, NetConfig, TrainConfig, to_dict
+from complexnn.config import DataConfig, InputError, NetConfig, TrainConfig, from_dict, to_dict
+from complexnn.training import evaluate
 
 ROOT = Path(__file__).parent.parent
 
@@ -123,3 +125,46 @@ def test_figures_are_drawn_and_their_captions_say_what_they_stand_on(runs, tmp_p
     before = (tmp_path / "angles.svg").read_bytes()
     figures.angles(ours, tmp_path / "angles.svg")
     assert (tmp_path / "angles.svg").read_bytes() == before
+
+
+# ------------------------------------------------------------------ what the repository publishes
+
+
+def test_the_readme_holds_what_the_committed_rows_say():
+    """Nothing in its tables is typed by hand."""
+    page = ROOT / "README.md"
+    assert summary.write_into(page, [ROOT / "checkpoints"]) == page.read_text()
+
+
+def test_the_notebook_shows_what_the_committed_rows_say():
+    notebook = json.loads((ROOT / "results.ipynb").read_text())
+    outputs = [o for cell in notebook["cells"] for o in cell.get("outputs", [])]
+    shown = ["".join(o["data"]["text/html"]) for o in outputs if "text/html" in o.get("data", {})]
+    folder = [ROOT / "checkpoints"]
+    tables = [summary.verdict_table(folder), summary.main_table(folder)]
+    for table in [*tables, *published.tables(folder)]:
+        assert table.as_html() in shown
+    assert not [o for o in outputs if o["output_type"] == "error"]
+
+
+@pytest.mark.slow
+def test_published_networks_reach_their_rows():
+    """Every network whose data are at hand, tested again: within 0.05 points of its row. CIFAR-10
+    (JPEG) is looked for where CIFAR10_JPEG says."""
+    tested = []
+    for name in checkpoints.read_manifest(ROOT / "checkpoints"):
+        folder = ROOT / "checkpoints" / name
+        if not (folder / "model.safetensors").is_file():
+            continue
+        (row,) = [r for r in results.read_rows(folder / "results.jsonl") if r["name"] == "task"]
+        config = from_dict(TrainConfig, row["config"])
+        place = os.environ.get("CIFAR10_JPEG") if config.data.dataset == "folder" else None
+        try:
+            device = torch.device("cpu")
+            net, dataset = cli.open_run(folder, Path(place) if place else None, device)
+        except InputError:
+            continue  # the data are not here
+        again = evaluate(net, dataset.test, device, draws=config.draws, seed=config.seed)
+        assert abs(again["error"] - row["metrics"]["error"]["value"]) < 5e-4, name
+        tested.append(name)
+    assert tested
