@@ -26,6 +26,11 @@ digits() {
     for kind in original additional local complex; do
         train "digits-lenet/$kind" "--groups parity --kind $kind"
     done
+    for gamma in 0.2 0.5 1.0; do
+        train "digits-lenet/noisy-$gamma" "--groups parity --kind noisy --gamma $gamma"
+    done
+    train digits-lenet/no-critic "--groups parity --adversarial-weight 0"
+    train digits-lenet/packed-8 "--groups parity --group packed --dim 8"
 }
 
 full_resnets() {
@@ -90,7 +95,8 @@ attacks() {
         attack all standard "$family/complex" "$family/additional"
     done
     attack all standard cifar10-resnet20/packed-8 cifar10-resnet20/additional
-    for family in fashion-lenet cifar10-lenet; do
+    attack all standard digits-lenet/packed-8 digits-lenet/additional
+    for family in digits-lenet fashion-lenet cifar10-lenet; do
         for gamma in 0.2 0.5 1.0; do
             attack all standard "$family/noisy-$gamma"
         done
