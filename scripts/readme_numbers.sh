@@ -34,8 +34,8 @@ digits() {
 }
 
 full_resnets() {
-    # Adam's optimum generalises less here: 14.9 % validation error of original against 13.3 %.
-    local flags="$cifar --arch resnet20 --epochs 25 --optimizer sgd --lr 0.2 --weight-decay 1e-3"
+    # With SGD, 25 epochs end 1.6 points of validation error below AdamW, still above 13 %.
+    local flags="$cifar --arch resnet20 --epochs 60 --optimizer sgd --lr 0.2 --weight-decay 1e-3"
     for kind in original additional local complex; do
         train "cifar10-resnet20/$kind" "$flags --kind $kind"
     done

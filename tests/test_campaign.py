@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from complexnn import campaign, cli
+from complexnn.config import MAY_CHANGE, AttackConfig, TrainConfig, command, from_dict
 from complexnn.results import read_rows
 
 ROOT = Path(__file__).parent.parent
@@ -200,6 +201,29 @@ def test_the_quick_reproduction_needs_no_download(tmp_path, monkeypatch):
     jobs = campaign.resolve(lines, campaign.CampaignConfig())
     assert {job.data.dataset for job in jobs if job.config} == {"digits"}
     assert jobs[-1].words[:2] == ("report", "tables")
+
+
+def test_the_full_reproduction_lists_exactly_the_runs_behind_every_published_row(
+    tmp_path, monkeypatch
+):
+    folders = [p.parent for p in (ROOT / "checkpoints").rglob("results.jsonl")]
+    lines = listed(ROOT / "scripts" / "reproduce.sh", tmp_path, "--full")
+    monkeypatch.chdir(tmp_path)
+    jobs = campaign.resolve(lines, campaign.CampaignConfig())
+    trained = {j.config.run_dir: j.config for j in jobs if j.words[0] == "train.py"}
+    attacks = [j.config for j in jobs if j.words[0] == "attack.py"]
+    for folder in folders:
+        run = Path("runs/reproduction") / folder.relative_to(ROOT / "checkpoints")
+        for row in read_rows(folder / "results.jsonl"):
+            if row["name"] == "task":
+                made, listed_as = from_dict(TrainConfig, row["config"]), [trained[run]]
+            else:
+                made = from_dict(AttackConfig, row["config"])
+                listed_as = [c for c in attacks if run in (c.victim, c.control)]
+            ignored = {*MAY_CHANGE, "attack", "victim", "control"}
+            assert command(made, leave_out=ignored) in [
+                command(c, leave_out=ignored) for c in listed_as
+            ], (run, row["name"])
 
 
 def listed(script, tmp_path, *flags):
