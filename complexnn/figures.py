@@ -254,7 +254,7 @@ def properties(ours: Sequence[Runs], path: Path) -> str:
 
 def leakage(ours: Sequence[Runs], path: Path) -> str:
     """Task error against PSNR of the strongest inversion above the mean image, per data set."""
-    shown = [runs for runs in ours if verdicts.strongest(_attacked(runs), "inversion")]
+    shown = [runs for runs in ours if verdicts.strongest(runs.attacked, "inversion")]
     if not shown:
         raise InputError("no network's inputs were attacked: run attack.py inversion on one")
     groups: dict[tuple[str, str], list[Runs]] = {}
@@ -265,7 +265,7 @@ def leakage(ours: Sequence[Runs], path: Path) -> str:
     )
     for axis, ((network, data), members) in zip(axes[0], groups.items(), strict=True):
         for runs in members:
-            point(axis, _attacked(runs), LOOKS[runs.config.net.kind], _kind(runs))
+            point(axis, runs.attacked, LOOKS[runs.config.net.kind], _kind(runs))
         axis.axhline(0, color="#999999", linewidth=1, linestyle="--")
         axis.set_title(f"{network}, {data}", fontsize=9)
         axis.set_xlabel("task error in %", fontsize=8)
@@ -274,7 +274,7 @@ def leakage(ours: Sequence[Runs], path: Path) -> str:
     axes[0][0].set_ylabel("strongest inversion:\nPSNR above the mean image in dB", fontsize=8)
     figure.tight_layout()
     _save(figure, path)
-    images = max(_attacked(r)["inversion dec(x)"]["images"] for r in shown)
+    images = max(r.attacked["inversion dec(x)"]["images"] for r in shown)
     return (
         "Task error against what the strongest inversion reaches above the mean image (dashed), "
         f"for every network that was attacked; up to {images:,} test images, 5 draws of keys, "
@@ -317,12 +317,8 @@ def comparison(folders: Sequence[Path], path: Path) -> None:
 
 def _attacks(runs: Runs, family: str, metric: str) -> list[dict[str, Any]]:
     """The rows of one family on the seed that was attacked."""
-    rows = _attacked(runs).values()
+    rows = runs.attacked.values()
     return [r for r in rows if r.get("family") == family and metric in r["metrics"]]
-
-
-def _attacked(runs: Runs) -> verdicts.Rows:
-    return max(runs.rows, key=len)
 
 
 def _kind(runs: Runs) -> str:

@@ -82,6 +82,11 @@ class Runs:
         other = command(self.config, leave_out=_NAMED).removeprefix("python train.py")
         return f"{images}, {self.config.epochs} epochs{other}"
 
+    @property
+    def attacked(self) -> dict[str, dict[str, Any]]:
+        """The rows of the seed that was attacked; of the first one if none was."""
+        return max(self.rows, key=len)
+
     def values(self, name: str, metric: str, key: str = "value") -> list[float]:
         found = (rows[name]["metrics"].get(metric, {}) for rows in self.rows if name in rows)
         return [numbers[key] for numbers in found if numbers.get(key) is not None]
