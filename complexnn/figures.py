@@ -198,12 +198,12 @@ def angles(ours: Sequence[Runs], path: Path) -> str:
     axis.set_xlabel("error of the recovered angle in rad (red: blind guessing; band: paper)")
     _bare(axis)
     _save(figure, path)
-    images = max(row["images"] for _, row in lines)
+    images, draws = (max(row[what] for _, row in lines) for what in ("images", "draws"))
     return (
         "Error of the recovered key, by every attack on every rotated network that was attacked, "
-        f"up to {images:,} test images, 5 draws of keys, one network each (seed 0); {INTERVALS}. "
-        "Red ticks: blind guessing under the same measure. The orange band spans the numbers that "
-        "the paper reports; π/4 = "
+        f"up to {images:,} test images, {draws} draws of keys, one network each (seed 0); "
+        f"{INTERVALS}. Red ticks: blind guessing under the same measure. The orange band spans the "
+        "numbers that the paper reports; π/4 = "
         f"{math.pi / 4:.3f} is blind guessing where an angle counts modulo π."
     )
 
@@ -213,36 +213,13 @@ def properties(ours: Sequence[Runs], path: Path) -> str:
     shown = [r for r in ours if r.best("property", "error")]
     if not shown:
         raise InputError("no run with a hidden property was attacked")
+    panels = list(dict.fromkeys(r.dataset for r in shown))
     figure, axes = plt.subplots(
-        1, len({r.dataset for r in shown}), figsize=(8.4, 3.4), squeeze=False, sharex=False
+        1, len(panels), figsize=(4.6 * len(panels) + 2.6, 4.4), squeeze=False
     )
-    for axis, data in zip(axes[0], dict.fromkeys(r.dataset for r in shown), strict=True):
-        ticks: list[str] = []
-        for runs in (r for r in shown if r.dataset == data):
-            task = statistics.mean(runs.values("task", "error"))
-            for row in _attacks(runs, "property", "error"):
-                name = row["name"].removeprefix("property ")
-                if name not in ticks:
-                    ticks.append(name)
-                shift = 0.22 * (list(LOOKS).index(runs.config.net.kind) / 4 - 0.5)
-                numbers = row["metrics"]["error"]
-                first = row["name"] == next(iter(_attacks(runs, "property", "error")))["name"]
-                label = f"{runs.config.net.label} (task error {100 * task:.1f} %)"
-                look = LOOKS[runs.config.net.kind]
-                _span(axis, numbers["value"], ticks.index(name) + 2 * shift, numbers, look)
-                if first:
-                    axis.plot([], [], marker=look[1], color=look[0], label=label)
-                axis.axvline(
-                    min(numbers["chance"], numbers["given_label"]), color=RED, linestyle="--",
-                    linewidth=1,
-                )  # fmt: skip
-        axis.set_yticks(range(len(ticks)), ticks, fontsize=8)
-        axis.invert_yaxis()
-        axis.set_xlim(0, 1)
+    for axis, data in zip(axes[0], panels, strict=True):
+        _hidden(axis, [runs for runs in shown if runs.dataset == data])
         axis.set_title(data, fontsize=9)
-        axis.set_xlabel("error of the hidden class")
-        axis.legend(fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1.08))
-        _bare(axis)
     figure.tight_layout()
     _save(figure, path)
     return (
@@ -250,6 +227,32 @@ def properties(ours: Sequence[Runs], path: Path) -> str:
         f"each, seed 0; {INTERVALS}). Dashed: the best blind answer, the network's own label "
         "known. The task errors stand in the legend, so that networks of equal use are compared."
     )
+
+
+def _hidden(axis: Axes, members: list[Runs]) -> None:
+    """One panel of :func:`properties`: an attack per line, the networks side by side in it."""
+    ticks = list(
+        dict.fromkeys(
+            row["name"] for runs in members for row in _attacks(runs, "property", "error")
+        )
+    )
+    for place, runs in enumerate(members):
+        look = LOOKS[runs.config.net.kind]
+        for row in _attacks(runs, "property", "error"):
+            numbers = row["metrics"]["error"]
+            y = ticks.index(row["name"]) + 0.7 * ((place + 0.5) / len(members) - 0.5)
+            _span(axis, numbers["value"], y, numbers, look)
+            blind = min(numbers["chance"], numbers["given_label"])
+            axis.axvline(blind, color=RED, linestyle="--", linewidth=1)
+        task = 100 * statistics.mean(runs.values("task", "error"))
+        label = f"{_kind(runs)} (task error {task:.1f} %)"
+        axis.plot([], [], marker=look[1], color=look[0], label=label)
+    axis.set_yticks(range(len(ticks)), [t.removeprefix("property ") for t in ticks])
+    axis.invert_yaxis()
+    axis.set_xlim(0, 1)
+    axis.set_xlabel("error of the hidden class", fontsize=8)
+    axis.legend(fontsize=7, frameon=False, loc="center right")
+    _bare(axis)
 
 
 def leakage(ours: Sequence[Runs], path: Path) -> str:
@@ -274,11 +277,12 @@ def leakage(ours: Sequence[Runs], path: Path) -> str:
     axes[0][0].set_ylabel("strongest inversion:\nPSNR above the mean image in dB", fontsize=8)
     figure.tight_layout()
     _save(figure, path)
-    images = max(r.attacked["inversion dec(x)"]["images"] for r in shown)
+    rows = [r.attacked["inversion dec(x)"] for r in shown]
+    images, draws = (max(row[what] for row in rows) for what in ("images", "draws"))
     return (
         "Task error against what the strongest inversion reaches above the mean image (dashed), "
-        f"for every network that was attacked; up to {images:,} test images, 5 draws of keys, "
-        f"seed 0; {INTERVALS}. Low is private, left is useful."
+        f"for every network that was attacked; up to {images:,} test images, {draws} draws of "
+        f"keys, seed 0; {INTERVALS}. Low is private, left is useful."
     )
 
 
