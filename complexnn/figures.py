@@ -7,6 +7,7 @@ repeat what colours say.
 
 from __future__ import annotations
 
+import html
 import math
 import re
 import statistics
@@ -53,11 +54,11 @@ def _save(figure: Figure, path: Path) -> None:
 
 def show(draw: Callable[..., str], path: Path, *args: Any) -> None:
     """Draw to ``path`` and show the picture with its caption, in a notebook."""
-    from IPython.display import SVG, Image, Markdown, display
+    from IPython.display import HTML, SVG, Image, display
 
     caption = draw(*args, path)
     picture = SVG(filename=path) if path.suffix == ".svg" else Image(filename=path, width=760)
-    display(picture, Markdown(f"*{caption}*"))
+    display(picture, HTML(f"<p><em>{html.escape(caption)}</em></p>"))
 
 
 def _bare(axis: Axes) -> None:
@@ -251,7 +252,7 @@ def _hidden(axis: Axes, members: list[Runs]) -> None:
     axis.invert_yaxis()
     axis.set_xlim(0, 1)
     axis.set_xlabel("error of the hidden class", fontsize=8)
-    axis.legend(fontsize=7, frameon=False, loc="center right")
+    axis.legend(fontsize=7, framealpha=1, edgecolor="white", loc="center")
     _bare(axis)
 
 
@@ -267,8 +268,9 @@ def leakage(ours: Sequence[Runs], path: Path) -> str:
         1, len(groups), figsize=(3.6 * len(groups), 3.6), squeeze=False, sharey=True
     )
     for axis, ((network, data), members) in zip(axes[0], groups.items(), strict=True):
-        for runs in members:
-            point(axis, runs.attacked, LOOKS[runs.config.net.kind], _kind(runs))
+        for place, runs in enumerate(members):
+            height = (5, -10, 14, -19)[place % 4]  # points that lie close keep their names apart
+            point(axis, runs.attacked, LOOKS[runs.config.net.kind], _kind(runs), height)
         axis.axhline(0, color="#999999", linewidth=1, linestyle="--")
         axis.set_title(f"{network}, {data}", fontsize=9)
         axis.set_xlabel("task error in %", fontsize=8)
@@ -286,7 +288,9 @@ def leakage(ours: Sequence[Runs], path: Path) -> str:
     )
 
 
-def point(axis: Axes, rows: verdicts.Rows, look: tuple[str, str], label: str) -> None:
+def point(
+    axis: Axes, rows: verdicts.Rows, look: tuple[str, str], label: str, height: int = 5
+) -> None:
     """One network's task error and leakage, with both intervals.
 
     Raises:
@@ -302,7 +306,7 @@ def point(axis: Axes, rows: verdicts.Rows, look: tuple[str, str], label: str) ->
         xerr=[[x - 100 * error["low"]], [100 * error["high"] - x]],
         yerr=[[leak["value"] - leak["low"]], [leak["high"] - leak["value"]]],
     )  # fmt: skip
-    axis.annotate(label, (x, y), textcoords="offset points", xytext=(5, 5), fontsize=7)
+    axis.annotate(label, (x, y), textcoords="offset points", xytext=(5, height), fontsize=7)
 
 
 def comparison(folders: Sequence[Path], path: Path) -> None:

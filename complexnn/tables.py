@@ -32,7 +32,7 @@ class Table:
         """The table with its title, to be put into a :func:`page`."""
 
         def line(tag: str, row: tuple[str, ...]) -> str:
-            return f"<tr>{''.join(f'<{tag}>{html.escape(c)}</{tag}>' for c in row)}</tr>"
+            return f"<tr>{''.join(f'<{tag}>{_cell(c)}</{tag}>' for c in row)}</tr>"
 
         body = "\n".join(line("td", row) for row in self.rows)
         note = "".join(f"<p>{html.escape(text)}</p>" for text in self._note())
@@ -41,6 +41,13 @@ class Table:
 
     def _note(self) -> list[str]:
         return [self.note] if self.note else []
+
+
+def _cell(text: str) -> str:
+    """A cell's text as HTML; `code` as Markdown marks it."""
+    if len(text) > 1 and text[0] == text[-1] == "`":
+        return f"<code>{html.escape(text[1:-1])}</code>"
+    return html.escape(text)
 
 
 def page(title: str, parts: list[str]) -> str:

@@ -125,6 +125,7 @@ def test_cells_cannot_break_a_table():
     table = Table("a & b", ("x|y",), [("<script>|",)])
     assert "| x\\|y |" in table.as_markdown()
     assert "<script>" not in table.as_html()
+    assert "<td><code>a &lt; b</code></td>" in Table("t", ("x",), [("`a < b`",)]).as_html()
 
 
 def test_no_results_are_refused(tmp_path, capsys):
