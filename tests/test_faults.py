@@ -51,7 +51,8 @@ def test_killed_at_random_and_resumed_ends_with_the_same_bits(tmp_path, kills, a
         process.send_signal(signal.SIGKILL)
         code, _, err = finish(process)
         assert code == -signal.SIGKILL, err  # it was not done yet
-    assert finish(start(*flags, "--resume", "auto", "--output-dir", broken))[0] == 0
+    code, _, err = finish(start(*flags, "--resume", "auto", "--output-dir", broken))
+    assert code == 0, err
     assert digests(broken) == digests(tmp_path / "whole")
 
 
