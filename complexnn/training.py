@@ -285,7 +285,9 @@ def fit(
             row = {"epoch": run.epoch, "lr": run.optimiser.param_groups[0]["lr"], **means}
             row |= {"val_loss": tested["loss"], "val_error": tested["error"]}
             on_epoch(row | {"best_val_error": run.best_error})
-            left = (time.monotonic() - started) / (run.epoch - first) * (config.epochs - run.epoch)
+            # At least a step: a state may have been saved between an epoch's last step and its end.
+            trained = max(run.epoch - first, 1 / run.steps)
+            left = (time.monotonic() - started) / trained * (config.epochs - run.epoch)
             log.info(
                 "epoch %d/%d  loss %.4f  error %.2f %%  validation error %.2f %%  %s left",
                 run.epoch, config.epochs, row["train_loss"], 100 * row["train_error"],

@@ -213,6 +213,25 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, net, other,
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_a_run_that_died_between_an_epochs_last_step_and_its_end_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)  # saves at every step
+    rows, after = [], []
+    run, dataset = begin(config())
+
+    def save():
+        if run.step == run.steps and run.epoch == 1:
+            checkpoint.save_state(tmp_path, run.state())
+
+    training.fit(run, dataset, on_epoch=rows.append, save=save)
+    again, dataset = begin(config())
+    again.restore(checkpoint.load_state(tmp_path))
+    assert (again.epoch, again.step) == (1, again.steps)
+    training.fit(again, dataset, on_epoch=after.append, save=lambda: None)
+    assert json.dumps(after) == json.dumps(rows)
+    a, b = run.net.state_dict(), again.net.state_dict()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
 def _stop_at(run, dataset, total_steps, rows, folder):
     """Train until ``total_steps`` steps are done since the beginning, then send SIGTERM."""
     step = training.train_step
