@@ -46,6 +46,11 @@ class CheckpointsConfig:
     attackers: bool = False
     """publish: the attackers' networks, too, in half precision."""
 
+    def __post_init__(self) -> None:
+        for name in ("root", "weights", "attackers"):
+            if self.what != "publish" and getattr(self, name) != getattr(CheckpointsConfig, name):
+                raise InputError(f"{name} applies to publish only, not to {self.what}")
+
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """Entries by name.
@@ -118,10 +123,8 @@ def publish(config: CheckpointsConfig) -> None:
     if not runs:
         raise InputError("no run to publish (no config.json): name run folders")
     entries = read_manifest(config.folder)
-    for run_folder in runs:
-        if not run_folder.resolve().is_relative_to(config.root.resolve()):
-            raise InputError(f"{run_folder} does not lie below --root {config.root}")
-        name = run_folder.resolve().relative_to(config.root.resolve()).as_posix()
+    names = [_check(run_folder, config.root) for run_folder in runs]  # all, before any is copied
+    for name, run_folder in zip(names, runs, strict=True):
         entries = {k: e for k, e in entries.items() if k != name and not k.startswith(name + "/")}
         entries |= _publish(config, run_folder, name)
         print(f"{name}: published")
@@ -130,23 +133,39 @@ def publish(config: CheckpointsConfig) -> None:
         temporary.write_text(manifest + "\n")
 
 
-def _publish(config: CheckpointsConfig, source: Path, name: str) -> dict[str, dict[str, Any]]:
-    """Copy one run; its manifest entries."""
+def _rows(source: Path) -> dict[str, dict[str, Any]]:
+    """The newest row of each name that belongs to a run's present weights."""
     weights = source / "model.safetensors"
-    if not weights.is_file():
-        raise InputError(f"{source} is no finished run (no model.safetensors)")
-    victim, target = checkpoint.sha256(weights), config.folder / name
-    rows = {r["name"]: r for r in results.read_rows(source / "results.jsonl")
-            if r["victim"] == victim}  # fmt: skip
-    about = (source / "config.json").read_text()
-    lines = "".join(json.dumps(row) + "\n" for row in rows.values())
-    if place := re.search(r'"(/[^"]*)"', about + lines):
+    victim = checkpoint.sha256(weights) if weights.is_file() else None
+    rows = results.read_rows(source / "results.jsonl")
+    return {row["name"]: row for row in rows if row["victim"] == victim}
+
+
+def _check(source: Path, root: Path) -> str:
+    """The name that a run is published under.
+
+    Raises:
+        InputError: a run that cannot be published.
+    """
+    if not source.resolve().is_relative_to(root.resolve()):
+        raise InputError(f"{source} does not lie below --root {root}")
+    rows = _rows(source)
+    if "task" not in rows:
+        raise InputError(f"{source} is no finished run: go on with train.py --resume")
+    if place := re.search(r'"(/[^"]*)"', (source / "config.json").read_text() + json.dumps(rows)):
         raise InputError(
             f"{source} names a place of this machine, {place[1]}: run it again with relative paths"
         )
+    return source.resolve().relative_to(root.resolve()).as_posix()
+
+
+def _publish(config: CheckpointsConfig, source: Path, name: str) -> dict[str, dict[str, Any]]:
+    """Copy one run; its manifest entries."""
+    rows, weights, target = _rows(source), source / "model.safetensors", config.folder / name
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    (target / "config.json").write_text(about)
+    shutil.copyfile(source / "config.json", target / "config.json")
+    lines = "".join(json.dumps(row) + "\n" for row in rows.values())
     (target / "results.jsonl").write_text(lines)
     grid = Path("examples") / "inversion.safetensors"
     if (source / grid).is_file():
@@ -157,13 +176,13 @@ def _publish(config: CheckpointsConfig, source: Path, name: str) -> dict[str, di
         shutil.copyfile(weights, target / weights.name)
         measured = {"task error": round(rows["task"]["metrics"]["error"]["value"], 6)}
         entries[name] = _entry(config.folder, target / weights.name, measured)
-    for file in sorted((source / "attackers" / victim[:12]).glob("*.safetensors")):
-        if config.attackers:
-            copy = target / "attackers" / victim[:12] / file.name
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            state, what = checkpoint.read(file)
-            checkpoint.save_tensors(copy, {k: _halved(v) for k, v in state.items()}, what)
-            fitted = {"validation loss": round(what["fit"]["validation"], 6)}
+    if config.attackers:
+        place = Path("attackers") / rows["task"]["victim"][:12]
+        for file in sorted((source / place).glob("*.safetensors")):
+            (target / place).mkdir(parents=True, exist_ok=True)
+            copy, (state, about) = target / place / file.name, checkpoint.read(file)
+            checkpoint.save_tensors(copy, {k: _halved(v) for k, v in state.items()}, about)
+            fitted = {"validation loss": round(about["fit"]["validation"], 6)}
             entries[f"{name}/{file.stem}"] = _entry(config.folder, copy, fitted)
     return entries
 

@@ -28,8 +28,8 @@ from complexnn.checkpoint import replacing
 from complexnn.config import InputError, NetConfig, from_dict
 from complexnn.published import Runs
 
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000",
+BLUE, ORANGE, GREEN, RED, SKY, BLACK = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#000000",
 )  # fmt: skip
 # Colour and shape of each kind of network.
 LOOKS = {

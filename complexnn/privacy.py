@@ -57,9 +57,11 @@ def delta(epsilon: float, freedom: int, ratio: float) -> float:
         ratio: r, the squared norm that features are clipped to, over the decoys' variance.
 
     Raises:
-        InputError: fewer than 2 degrees of freedom, or a ratio that is not positive.
+        InputError: a negative ε, fewer than 2 degrees of freedom, a ratio that is not positive.
     """
     _check(freedom, ratio)
+    if epsilon < 0:
+        raise InputError(f"epsilon must not be negative, got {epsilon}")
     law = chi2(freedom)
     absent = _threshold(ratio + 2 * epsilon, freedom, ratio)
     found = law.cdf(absent) - math.exp(epsilon) * law.cdf(absent - ratio)
@@ -129,7 +131,7 @@ def _sum_of_losses(
     # A range that holds all but a negligible part of one loss, the same for each of the sum.
     negligible = 1e-15
     if there:
-        u = law.isf(1 - 1e-12)
+        u = law.ppf(negligible)
         least, most = ratio / 2 - half * math.log1p(ratio / max(u, 1e-300)), ratio / 2
     else:
         u = max(law.ppf(negligible), ratio * (1 + 1e-9))

@@ -213,6 +213,8 @@ def main(argv: list[str]) -> None:
     """Print the tables; write page, Markdown and picture where asked."""
     config = parse(ReportConfig, argv, "python -m complexnn.report")
     figures: list[str] = []
+    if config.into is not None and config.what != "summary":
+        raise InputError("--into goes with report summary")
     if config.what == "networks":
         if config.runs or config.picture:
             raise InputError("report networks takes no run folders and no --picture")
@@ -233,8 +235,6 @@ def main(argv: list[str]) -> None:
     if config.markdown is not None:
         write_text(config.markdown, "\n".join(table.as_markdown() for table in tables) + "\n")
     if config.into is not None:
-        if config.what != "summary":
-            raise InputError("--into goes with report summary")
         write_text(config.into, summary.write_into(config.into, list(config.runs)))
     if config.html is not None:
         parts = [table.as_html() for table in tables] + figures

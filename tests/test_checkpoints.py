@@ -215,6 +215,24 @@ def test_a_run_that_names_this_machine_is_not_published(trained, tmp_path, capsy
     assert not (tmp_path / "out/digits").exists()
 
 
+def test_one_bad_run_leaves_what_was_published_alone(trained, tmp_path, capsys):
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    shutil.copytree(trained, runs)
+    out.mkdir()
+    assert publish(out, runs) == 0
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    shutil.copytree(runs / "digits/complex", runs / "digits/unfinished")
+    (runs / "digits/unfinished/results.jsonl").unlink()
+    assert publish(out, runs, "--no-weights") == 2
+    assert "unfinished is no finished run" in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+
+
+def test_flags_of_publish_are_refused_elsewhere(tmp_path, capsys):
+    assert command(tmp_path, "verify", "--attackers") == 2
+    assert "attackers applies to publish only" in capsys.readouterr().err
+
+
 def test_what_cannot_be_published_is_said(trained, tmp_path, capsys):
     (tmp_path / "MANIFEST.json").write_text('{"checkpoints": {}}')
     assert command(tmp_path, "publish", str(tmp_path)) == 2
