@@ -35,7 +35,7 @@ digits() {
 
 full_resnets() {
     # Long enough for SGD to be the more accurate of the two optimizers here.
-    local flags="$cifar --arch resnet20 --epochs 60 --optimizer sgd --lr 0.2 --weight-decay 5e-4"
+    local flags="$cifar --arch resnet20 --epochs 40 --optimizer sgd --lr 0.2 --weight-decay 5e-4"
     for kind in original additional local complex; do
         train "cifar10-resnet20/$kind" "$flags --kind $kind"
     done
