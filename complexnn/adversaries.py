@@ -146,7 +146,7 @@ class CriticTerm(Term):
         if step.number % self.every:
             return None
         groups, dim = parts.shape[:2]
-        queries = dim if config.net.group == "packed" else 1
+        queries = config.net.queries
         matrix = views(groups, dim, queries, config.wrong_keys, rng).to(parts.device)
         wide = cF.at_least_float32(parts)
         shown = cF.rotate(wide.detach(), matrix).requires_grad_()
@@ -190,7 +190,7 @@ class NoPeek(Term):
 
     def loss(self, step: Step, rng: Generator) -> Tensor:
         members = step.groups.members
-        hidden = members if self.config.net.group == "packed" else members[:, :1]
+        hidden = members[:, : self.config.net.queries]
         released = cF.at_least_float32(step.released)
         return distance_correlation(step.images[hidden].flatten(1), released.flatten(1))
 
@@ -206,7 +206,7 @@ class DecoderTerm(Term):
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         super().__init__(config, config.decoder_weight)
         net = config.net
-        if net.parts > 1 and net.group == "packed":
+        if net.queries > 1:
             raise InputError("defence decoder needs group decoy: packed queries have no order")
         channels, *_ = topology(net).released
         image = (net.in_channels, *net.image_size)

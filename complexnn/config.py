@@ -44,6 +44,8 @@ _ONLY_FOR: dict[str, tuple[str, tuple[str, ...]]] = {
     "dim": ("kind", ("complex",)),
     "group": ("kind", ("complex",)),
     "weights": ("kind", ("complex",)),
+    "gaussian_decoys": ("kind", ("complex",)),
+    "decoy_scale": ("kind", ("complex",)),
     "gamma": ("kind", ("noisy",)),
     "generator_width": _GENERATED,
     "relu_end": _GENERATED,
@@ -84,6 +86,11 @@ class NetConfig:
     """Parts d of a feature, kind complex: 2 is the paper's complex-valued network."""
     group: Group = "decoy"
     """Who shares a key, kind complex: one query and d - 1 decoys, or d packed queries."""
+    gaussian_decoys: int = 0
+    """Parts of Gaussian noise put beside the group's d before the rotation, kind complex; features
+    are then clipped to a mean square of 1."""
+    decoy_scale: float = 1.0
+    """Standard deviation of the Gaussian decoys' entries."""
     weights: Weights = "real"
     """The server's weights, kind complex: shared by all parts, or complex (d = 2 only)."""
     gamma: float = 0.2
@@ -124,8 +131,12 @@ class NetConfig:
             raise InputError(
                 f"dim must be at least 2, got {self.dim}; without rotation: additional"
             )
-        if self.weights == "complex" and self.dim != 2:
-            raise InputError(f"complex weights need dim 2, got {self.dim}; use weights real")
+        if self.weights == "complex" and self.parts != 2:
+            raise InputError(f"complex weights need 2 parts, got {self.parts}; use weights real")
+        if self.gaussian_decoys < 0:
+            raise InputError(f"gaussian_decoys must not be negative, got {self.gaussian_decoys}")
+        if self.decoy_scale <= 0:
+            raise InputError(f"decoy_scale must be positive, got {self.decoy_scale}")
         if self.epsilon <= 0:
             raise InputError(f"epsilon must be positive, got {self.epsilon}")
         if not 0 <= self.drop_rate < 1:
@@ -150,8 +161,13 @@ class NetConfig:
 
     @property
     def parts(self) -> int:
-        """Parts of a released feature: d for kind complex, else 1."""
-        return self.dim if self.kind == "complex" else 1
+        """Parts of a released feature: d and the Gaussian decoys for kind complex, else 1."""
+        return self.dim + self.gaussian_decoys if self.kind == "complex" else 1
+
+    @property
+    def queries(self) -> int:
+        """Real queries of a group: d where they are packed, else 1."""
+        return self.dim if self.kind == "complex" and self.group == "packed" else 1
 
     @property
     def label(self) -> str:
@@ -161,6 +177,8 @@ class NetConfig:
             words.append(f"γ={self.gamma:g}")
         if self.kind == "complex":
             words += [f"d={self.dim}", self.group]
+            if self.gaussian_decoys:
+                words.append(f"+ {self.gaussian_decoys} Gaussian of {self.decoy_scale:g}")
             words += ["complex weights"] if self.weights == "complex" else []
         words += ["ReLU end"] if self.relu_end else []
         words += [f"generator {self.generator_width}"] if self.generator_width else []

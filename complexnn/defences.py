@@ -11,6 +11,7 @@ import os
 import torch
 from torch import Generator, Tensor
 
+from complexnn import functional as cF
 from complexnn.config import NetConfig
 
 MEAN_BOUND = 1.0  # clipping of the Laplace mechanism: mean absolute value of a query's feature
@@ -18,6 +19,8 @@ MEAN_BOUND = 1.0  # clipping of the Laplace mechanism: mean absolute value of a 
 
 def perturb(features: Tensor, config: NetConfig, generator: Generator | None) -> Tensor:
     """Features ``(B, C, H, W)`` as ``config`` releases them (before a rotation, if it has one)."""
+    if config.gaussian_decoys:
+        features = clip(features)
     if config.kind == "noisy":
         return gaussian(features, config.gamma, generator)
     if config.defence == "laplace":
@@ -39,6 +42,13 @@ def gaussian(features: Tensor, gamma: float, generator: Generator | None) -> Ten
     noise = torch.randn(features.shape, generator=source, device=source.device)
     strength = features.detach().square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
     return features + gamma * strength * noise.to(features)
+
+
+def clip(features: Tensor) -> Tensor:
+    r"""Features scaled down to a mean square of at most 1 for each query: what bounds the norm,
+    :math:`\|a\|^2 \le N`, for the proof behind Gaussian decoys (docs/beyond.md)."""
+    power = cF.at_least_float32(features).square().mean(dim=(1, 2, 3), keepdim=True)
+    return features * power.clamp(min=1.0).rsqrt().to(features)
 
 
 def laplace(features: Tensor, epsilon: float, generator: Generator | None) -> Tensor:

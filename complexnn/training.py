@@ -77,7 +77,7 @@ def evaluate(
     errors, losses = [], []
     for draw in range(draws):
         keys = random_for("evaluation", seed, draw)
-        for batch in images.batches(eval_batch(net.config.parts), device):
+        for batch in images.batches(eval_batch(net.config.dim), device):
             logits = net(batch.images, generator=keys).float()
             errors.append(tasks.errors(tasks.answers(logits, batch.labels), batch.labels).cpu())
             losses.append(tasks.loss(logits, batch.labels).cpu())

@@ -336,10 +336,13 @@ def test_true_positive_rate_at_one_percent_of_false_positives():
 # ---------------------------------------------------------------------- what must never happen
 
 
+NOISE = {"dim": 3, "group": "packed", "gaussian_decoys": 2}
+
+
 def test_every_attack_answers_for_every_kind_of_group(tmp_path):
     """100 queries are no multiple of 3; nothing of the victim changes."""
     for number, settings in enumerate(
-        ({"kind": "additional"}, {}, {"dim": 3}, {"dim": 3, "group": "packed"})
+        ({"kind": "additional"}, {}, {"dim": 3}, {"dim": 3, "group": "packed"}, NOISE)
     ):
         attacker, whole = make_attacker(tmp_path / str(number), steps=2, **settings)
         before = {k: v.clone() for k, v in attacker.knowledge.net.state_dict().items()}
@@ -356,8 +359,8 @@ def test_every_attack_answers_for_every_kind_of_group(tmp_path):
                     assert answer.shape == (100, 10), attack.name
                 elif attack.family == "angle":
                     wanted = keys.candidates(attacker.knowledge.net.config)
-                    dim = attacker.knowledge.net.config.dim
-                    assert answer.shape == (len(seen.released), wanted, dim), attack.name
+                    parts = attacker.knowledge.net.config.parts
+                    assert answer.shape == (len(seen.released), wanted, parts), attack.name
         assert families >= {"span", "inversion", "property"}
         after = attacker.knowledge.net.state_dict()
         assert all(torch.equal(before[k], v) for k, v in after.items())

@@ -19,6 +19,7 @@ FORMS = {
     "complex": {"kind": "complex"},
     "complex weights": {"kind": "complex", "weights": "complex"},
     "packed": {"kind": "complex", "group": "packed", "dim": 3},
+    "gaussian decoys": {"kind": "complex", "gaussian_decoys": 2},
 }
 EVERY = [
     (arch, variant, form)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import complexnn
+from complexnn import defences, layers
 from complexnn import functional as cF
-from complexnn import layers
 from complexnn.config import NetConfig
 from complexnn.networks import split
 from complexnn.networks.modules import Critic
@@ -165,6 +165,46 @@ def test_every_query_gets_its_answer(group, count, rng):
     assert all(len(row.unique()) == 4 for row in key.members)
 
 
+@pytest.mark.parametrize("group", ["decoy", "packed"])
+def test_gaussian_decoys_are_released_with_the_group_and_dropped_from_the_answer(group, rng):
+    net = small("thin4", dim=3, group=group, gaussian_decoys=200, decoy_scale=5.0).eval()
+    images = torch.rand(7, 3, 16, 16)
+    groups = net.group(net.features(images), generator=rng)
+    released, key = net.rotate(groups, generator=rng)
+    count = 3 if group == "packed" else 7
+    assert released.shape == (count, 203, 4, 4, 4)
+    assert key.directions.shape == (count, 3 if group == "packed" else 1, 203)
+    behind = cF.rotate(released, key.rotation.mT)
+    torch.testing.assert_close(behind, groups.parts, atol=1e-4, rtol=1e-4)
+
+    noise = behind[:, 3:].double()
+    assert noise.std().item() == pytest.approx(5, rel=0.02)
+    assert noise.mean().item() == pytest.approx(0, abs=0.1)
+    assert len(noise.flatten(0, 1)[:, 0, 0, 0].unique()) == 200 * count
+
+    answers = net.decode(net.process(released), key)
+    kept = cF.first_parts(net.process(groups.parts), 3 if group == "packed" else 1)[:7]
+    torch.testing.assert_close(answers, net.decoder(kept), atol=1e-4, rtol=1e-4)
+
+
+def test_features_beside_gaussian_decoys_have_a_bounded_norm(rng):
+    features = (
+        torch.randn(5, 4, 4, 4, generator=rng)
+        * torch.tensor([0.1, 0.5, 1, 3, 10])[:, None, None, None]
+    )
+    clipped = defences.clip(features)
+    power = features.square().mean(dim=(1, 2, 3))
+    torch.testing.assert_close(clipped.square().mean(dim=(1, 2, 3)), power.clamp(max=1))
+    short = power <= 1
+    assert 0 < short.sum() < 5
+    assert torch.equal(clipped[short], features[short])
+
+    net = small("thin4", gaussian_decoys=3).eval()
+    loud = net.features(torch.rand(4, 3, 16, 16)) * 100
+    bounded = net.group(loud, generator=rng).parts[:, :2]
+    assert bounded.square().mean(dim=(2, 3, 4)).amax() <= 1 + 1e-5
+
+
 def test_a_pool_serves_a_single_query(rng):
     pool = torch.rand(5, 3, 16, 16)
     query = torch.rand(1, 3, 16, 16)
@@ -263,6 +303,12 @@ def test_the_control_has_no_server_to_speak_of():
     assert not any(isinstance(m, torch.nn.ReLU) for m in net.processing.modules())
 
 
+def test_the_control_of_a_small_release_is_any_linear_map(rng):
+    net = small("thin4", kind="local")
+    linear = [m for m in net.processing.modules() if list(m.parameters(recurse=False))]
+    assert [tuple(m.weight.shape) for m in linear] == [(128, 4 * 4 * 4)]
+
+
 @pytest.mark.parametrize("size", [(4, 4), (14, 14), (7, 32)])
 def test_critic_scores_maps_of_any_size(size):
     critic = Critic(8, size)
@@ -280,7 +326,11 @@ def test_critic_scores_maps_of_any_size(size):
         ("resnet20", {"colour": 3}, "unknown setting 'colour'"),
         ("lenet", {"variant": "beta"}, "lenet has no variant 'beta'; known: alpha"),
         ("lenet", {"dim": 1}, "dim must be at least 2"),
-        ("lenet", {"dim": 3, "weights": "complex"}, "complex weights need dim 2"),
+        ("lenet", {"dim": 3, "weights": "complex"}, "complex weights need 2 parts"),
+        ("lenet", {"gaussian_decoys": 1, "weights": "complex"}, "complex weights need 2 parts"),
+        ("lenet", {"gaussian_decoys": -1}, "gaussian_decoys must not be negative"),
+        ("lenet", {"decoy_scale": 0.0}, "decoy_scale must be positive"),
+        ("lenet", {"kind": "noisy", "gaussian_decoys": 3}, "gaussian_decoys applies to kind"),
         ("lenet", {"kind": "original", "dim": 3}, "dim applies to kind complex only"),
         ("lenet", {"kind": "complex", "gamma": 0.5}, "gamma applies to kind noisy only"),
         ("lenet", {"kind": "noisy", "gamma": -1.0}, "gamma must not be negative"),

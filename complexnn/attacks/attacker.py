@@ -124,7 +124,7 @@ class Attacker:
 
     @cached_property
     def released_decoder(self) -> nn.Module:
-        return self._released_decoder("dec_x", self.knowledge, self._queries_per_group)
+        return self._released_decoder("dec_x", self.knowledge, self.knowledge.net.config.queries)
 
     @cached_property
     def set_decoder(self) -> nn.Module:
@@ -140,12 +140,9 @@ class Attacker:
             lambda model, rng: inversion.fit_substitute(model, self.knowledge, self.config, rng),
         )
         pretended = inversion.pretend(self.knowledge, substitute)
-        return self._released_decoder("dec_substitute", pretended, self._queries_per_group)
-
-    @property
-    def _queries_per_group(self) -> int:
-        config = self.knowledge.net.config
-        return config.dim if self.rotated and config.group == "packed" else 1
+        return self._released_decoder(
+            "dec_substitute", pretended, self.knowledge.net.config.queries
+        )
 
     @cached_property
     def feature_decoder(self) -> nn.Module:

@@ -40,7 +40,7 @@ def fit_neighbours(
 ) -> dict[int, KNeighborsClassifier]:
     """k-NN on recovered features, for each k of the paper."""
     features, classes = [], []
-    chunks = knowledge.train.shuffled(eval_batch(knowledge.net.config.parts), generator)
+    chunks = knowledge.train.shuffled(eval_batch(knowledge.net.config.dim), generator)
     for batch in knowledge.train.fetch(chunks, knowledge.device):
         features.append(view(knowledge.observe(batch, generator)).flatten(1).cpu())
         classes.append(batch.classes.cpu())

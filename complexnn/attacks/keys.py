@@ -32,7 +32,7 @@ Score = Callable[[Tensor], Tensor]  # (B, C, H, W) -> (B,): how much a map looks
 
 def candidates(net: NetConfig) -> int:
     """Vectors that an attack returns."""
-    return 1 if net.dim == 2 and net.group == "decoy" else net.dim
+    return 1 if net.parts == 2 and net.group == "decoy" else net.parts
 
 
 def match(estimate: Tensor, truth: Tensor) -> Tensor:
@@ -60,9 +60,9 @@ def chance(net: NetConfig, *, samples: int = 4000) -> float:
     if count == 1:
         return torch.pi / 2
     generator = Generator().manual_seed(0)
-    guess, truth = (cF.draw_rotations(samples, net.dim, generator) for _ in range(2))
-    queries = net.dim if net.group == "packed" else 1
-    return errors(guess, truth[:, :queries]).mean().item()
+    samples = min(samples, max(8, 8 * samples // net.parts))  # large matrices vary less
+    guess, truth = (cF.draw_rotations(samples, net.parts, generator) for _ in range(2))
+    return errors(guess, truth[:, : net.queries]).mean().item()
 
 
 # --------------------------------------------------------------------------------- regression
@@ -73,7 +73,7 @@ def make_regressor(
 ) -> AngleRegressor:
     """A fresh regressor for the victim's released tensor."""
     config, channels, size = knowledge.net.config, released[0], released[1:]
-    return AngleRegressor(config.dim, channels, size, vectors=candidates(config), width=width)
+    return AngleRegressor(config.parts, channels, size, vectors=candidates(config), width=width)
 
 
 def fit_regressor(
@@ -128,7 +128,7 @@ def fit_judge(
 ) -> FitLog:
     """Train a classifier of true features against what wrong keys show, quarter and half turns
     included: what a search can climb, and what settles signs."""
-    dim = knowledge.net.config.dim
+    dim = knowledge.net.config.parts
 
     def loss(model: Critic, seen: Observation) -> Tensor:
         parts = seen.parts

@@ -55,7 +55,7 @@ class Target:
     def judged(self, attack: Attack) -> tuple[int, int]:
         """Images and draws that an attack is judged on."""
         spend = self.config.spend
-        least = 2 * self.attacker.knowledge.net.config.parts  # so that groups can be filled
+        least = 2 * self.attacker.knowledge.net.config.dim  # so that groups can be filled
         if attack.slow:
             images = min(max(spend.slow_images, least), len(self.test))
             return images, min(self.config.draws, spend.slow_draws)
@@ -65,7 +65,7 @@ class Target:
         """Queries of the victim's user under fresh keys, one draw of them."""
         knowledge = self.attacker.knowledge
         rng = random_for("evaluation", self.config.seed, draw)
-        size = eval_batch(knowledge.net.config.parts)
+        size = eval_batch(knowledge.net.config.dim)
         images = self.test.subset(torch.arange(count))
         begun = 0
         for batch in track(images.batches(size, knowledge.device), -(-count // size), what):

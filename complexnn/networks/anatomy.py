@@ -49,7 +49,7 @@ def dissect(config: NetConfig) -> Anatomy:
             "processing": torch.empty(released),
             "decoder": torch.empty(1, *plan.answer),
         }
-    queries = parts if parts > 1 and config.group == "packed" else 1
+    queries = config.queries
     per_query = {"encoder": 1, "processing": queries, "decoder": 1}
     flops, activations = {}, {}
     for name in STRETCHES:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from complexnn.networks.kit import REAL
 from complexnn.networks.resnet import BasicBlock
+from complexnn.networks.topology import Topology
 
 
 class Normalise(nn.Module):
@@ -48,11 +49,16 @@ def generator(channels: int, width: int, *, relu_end: bool) -> nn.Sequential:
 
 
 class LocalServer(nn.Sequential):
-    """The control without a server: average pooling and one 1x1 convolution to the same shape."""
+    """The control without a server: average pooling and one 1x1 convolution to the same shape; or,
+    of a topology that is ``dense``, any linear map."""
 
-    def __init__(self, released: tuple[int, int, int], answer: tuple[int, ...]) -> None:
-        size = answer[1:] or (1, 1)
-        layers = [nn.AdaptiveAvgPool2d(size), nn.Conv2d(released[0], answer[0], 1)]
+    def __init__(self, whole: Topology) -> None:
+        (channels, *size), answer = whole.released, whole.answer
+        if whole.dense:
+            numbers = channels * size[0] * size[1]
+            super().__init__(nn.Flatten(), nn.Linear(numbers, answer[0]))
+            return
+        layers = [nn.AdaptiveAvgPool2d(answer[1:] or (1, 1)), nn.Conv2d(channels, answer[0], 1)]
         super().__init__(*layers, *([] if answer[1:] else [nn.Flatten()]))
 
 

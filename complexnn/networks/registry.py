@@ -20,6 +20,7 @@ from complexnn.networks.lenet import lenet, lenet5
 from complexnn.networks.modules import LocalServer, Normalise, generator
 from complexnn.networks.resnet import resnet
 from complexnn.networks.split import SplitNet
+from complexnn.networks.thin import mlp, thin
 from complexnn.networks.topology import Topology
 
 
@@ -38,6 +39,8 @@ ARCHITECTURES = {
         f"resnet{depth}": Architecture(partial(resnet, depth=depth), "fixed", ("alpha", "beta"))
         for depth in (20, 32, 44, 56, 110)
     },
+    **{f"thin{c}": Architecture(partial(thin, channels=c), "fixed") for c in (1, 4, 16)},
+    "mlp4": Architecture(partial(mlp, channels=4), "mean"),
     "vgg16": Architecture(vgg16, "mean", image_size=224),
     "alexnet": Architecture(alexnet, "mean", image_size=224),
 }
@@ -58,7 +61,7 @@ def topology(config: NetConfig) -> Topology:
         )
     server = REAL
     if config.kind == "complex":
-        server = equivariant_kit(config.dim, config.weights, architecture.gate)
+        server = equivariant_kit(config.parts, config.weights, architecture.gate)
     kwargs = {"variant": config.variant} if len(architecture.variants) > 1 else {}
     return architecture.make(
         server, config.num_classes, config.in_channels, config.image_size, **kwargs
@@ -97,7 +100,7 @@ def build(arch: str | NetConfig, **settings: Any) -> SplitNet:
         encoder.append(generator(channels, width, relu_end=config.relu_end))
     processing = plain.processing
     if config.kind == "local":
-        processing = LocalServer(plain.released, plain.answer)
+        processing = LocalServer(plain)
     return SplitNet(nn.Sequential(*encoder), processing, plain.decoder, config)
 
 

@@ -15,7 +15,7 @@ from complexnn.defences import perturb
 class Groups(NamedTuple):
     """Features put side by side, before a key is drawn for them."""
 
-    parts: Tensor  # (G, d, C, *)
+    parts: Tensor  # (G, d, C, *), Gaussian decoys behind the images' features
     members: Tensor  # (G, d) indices of the images, those of a pool behind those of the batch
     queries: int  # real queries; they are the first part of decoy groups, every part when packed
 
@@ -40,11 +40,11 @@ class Key:
     def directions(self) -> Tensor:
         r"""The unit vectors that pick each real query out: :math:`a_i = \sum_j u_{ij} x_j`.
 
-        ``(G, m, d)``, m = 1 for decoys and d when packed: rows of :math:`R^T`. At d = 2 and
-        decoys, :math:`u = (\cos\theta, \sin\theta)`.
+        ``(G, m, d)``, m = 1 for decoys and the number of queries when packed: rows of
+        :math:`R^T`. At d = 2 and decoys, :math:`u = (\cos\theta, \sin\theta)`.
         """
-        rows = self.rotation.mT
-        return rows[:, :1] if self.group == "decoy" else rows
+        queries = 1 if self.group == "decoy" else self.members.shape[1]
+        return self.rotation.mT[:, :queries]
 
     def __repr__(self) -> str:
         count, dim = self.rotation.shape[:2]
@@ -85,7 +85,8 @@ class SplitNet(nn.Module):
         :math:`x = R \cdot (f_1, \dots, f_d)^T` with a fresh random ``R`` per group; at d = 2 this
         is :math:`x = e^{i\theta}(a + ib)`. A ``decoy`` group holds one query and d - 1
         counterparts, a ``packed`` group d queries; a last packed group that is not full is filled
-        with counterparts. Kinds without rotation have d = 1.
+        with counterparts. Kinds without rotation have d = 1. With ``gaussian_decoys``, that many
+        parts of noise stand behind the d and are dropped again by :meth:`decode`.
 
         Args:
             images: ``(B, C, H, W)``, pixels in [0, 1].
@@ -117,7 +118,7 @@ class SplitNet(nn.Module):
         self, features: Tensor, *, generator: Generator | None = None, pool: Tensor | None = None
     ) -> Groups:
         """Put features that will share a key side by side, ``(B, C, *) -> (G, d, C, *)``, after
-        what :mod:`complexnn.defences` does to each."""
+        what :mod:`complexnn.defences` does to each, and Gaussian decoys behind them."""
         features = perturb(features, self.config, generator)
         if self.config.kind != "complex":
             alone = torch.arange(len(features), device=features.device).unsqueeze(1)
@@ -136,12 +137,19 @@ class SplitNet(nn.Module):
             if in_order
             else cF.gather_parts(everything, index)
         )
+        if self.config.gaussian_decoys:
+            parts = torch.cat([parts, self._noise(parts, generator)], dim=1)
         return Groups(parts, index, len(features))
+
+    def _noise(self, parts: Tensor, generator: Generator | None) -> Tensor:
+        """Gaussian decoys for groups ``(G, d, C, *)``: ``(G, k, C, *)``."""
+        shape = (len(parts), self.config.gaussian_decoys, *parts.shape[2:])
+        return self.config.decoy_scale * cF.normal(shape, generator).to(parts)
 
     def rotate(self, groups: Groups, *, generator: Generator | None = None) -> tuple[Tensor, Key]:
         """Draw a key per group and apply it: the released tensor ``(G, d, C, *)`` and the key."""
         parts, members, queries = groups
-        count, dim = members.shape
+        count, dim = parts.shape[:2]
         precision = torch.promote_types(parts.dtype, torch.float32)
         rotation = cF.draw_rotations(count, dim, generator).to(parts.device, precision)
         released = parts if dim == 1 else cF.rotate(parts, rotation)

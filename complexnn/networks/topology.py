@@ -16,3 +16,4 @@ class Topology:
     decoder: nn.Module  # (B, *answer) -> (B, num_classes)
     released: tuple[int, int, int]  # (C, H, W) of the encoder's output
     answer: tuple[int, ...]  # of the processing module's output: (C, H, W) or (C,)
+    dense: bool = False  # small enough for a local control that is any linear map
