@@ -84,18 +84,29 @@ def detection(false_alarms: float, freedom: int, ratio: float) -> float:
     return float(law.sf(law.isf(false_alarms) - ratio))
 
 
-def freedom_for(epsilon: float, allowed: float, ratio: float, *, most: int = 1 << 20) -> int:
-    """The least m at which one query is (``epsilon``, ``allowed``)-private.
+def freedom_for(
+    epsilon: float, allowed: float, ratio: float, *, releases: int = 1, most: int = 1 << 20
+) -> int:
+    """The least m at which one query is (``epsilon``, ``allowed``)-private, over all ``releases``
+    that hold it.
 
     Raises:
         InputError: none up to ``most``.
     """
-    if delta(epsilon, most, ratio) > allowed:
-        raise InputError(f"not ({epsilon}, {allowed})-private with {most} degrees of freedom")
-    low, high = 1, most
+
+    def enough(freedom: int) -> bool:
+        if releases == 1:
+            return delta(epsilon, freedom, ratio) <= allowed
+        return composed_delta(epsilon, freedom, ratio, releases) <= allowed
+
+    low, high = 1, 2
+    while not enough(high):
+        if high >= most:
+            raise InputError(f"not ({epsilon}, {allowed})-private with {most} degrees of freedom")
+        low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if delta(epsilon, middle, ratio) <= allowed else (middle, high)
+        low, high = (low, middle) if enough(middle) else (middle, high)
     return high
 
 
@@ -112,6 +123,19 @@ def composed_delta(
         raise InputError(f"queries must be positive, got {queries}")
     bounds = (_sum_of_losses(freedom, ratio, queries, step, there=there) for there in (False, True))
     return max(_hockey_stick(losses, mass, infinite, epsilon) for losses, mass, infinite in bounds)
+
+
+def composed_detection(
+    false_alarms: float, freedom: int, ratio: float, releases: int, *, step: float = 1e-3
+) -> float:
+    r"""No test on ``releases`` that all hold, or all lack, the same query finds it more often:
+    :math:`\min_\varepsilon e^\varepsilon \alpha + \delta(\varepsilon)` over a grid."""
+    if releases == 1:
+        return detection(false_alarms, freedom, ratio)
+    _check(freedom, ratio)
+    losses = _sum_of_losses(freedom, ratio, releases, step, there=True)
+    grid = np.linspace(0, max(0.0, -math.log(false_alarms)), 65)
+    return min(1.0, *(math.exp(e) * false_alarms + _hockey_stick(*losses, e) for e in grid))
 
 
 def _sum_of_losses(

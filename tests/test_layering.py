@@ -17,6 +17,7 @@ ROWS = [
         "bench",
         "rivals",
         "scaling",
+        "offload",
         "report",
         "published",
         "verdicts",

@@ -1,0 +1,184 @@
+"""``python -m complexnn.offload --victim RUN``: the middle part of a trained network without
+rotation, layer by layer on a server that is not trusted; what it costs, and what the strongest
+attacker learns. See :mod:`complexnn.networks.offloaded`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from complexnn import metrics, privacy, results, tasks
+from complexnn.attacks.membership import Audit
+from complexnn.cli import open_run, parse, run
+from complexnn.config import InputError, at_least, to_dict
+from complexnn.images import Dataset, ImageSet
+from complexnn.networks.offloaded import Cost, cost, layers, offload
+from complexnn.networks.split import SplitNet
+from complexnn.progress import track
+from complexnn.tables import Table
+from complexnn.training import random_for
+
+CALIBRATION = 2048  # training images that set the bounds
+GALLERY = 1000  # candidates of the identification
+FALSE_ALARMS = 0.01
+
+
+@dataclass(frozen=True)
+class OffloadConfig:
+    """Run a trained network's middle part layer by layer on a server that learns next to nothing.
+
+    The victim must be of a kind without rotation: original or additional.
+    """
+
+    victim: Path
+    """Run folder of the network."""
+    epsilon: float = 4.0
+    """ε of one query over all layers together."""
+    delta: float = 1e-6
+    """δ of one query over all layers together."""
+    ratio: float = 1.0
+    """r: squared norm that each layer's inputs are clipped to, over the decoys' variance."""
+    group_size: int = 1024
+    """Queries d that share a key."""
+    data_dir: Path | None = None
+    """Where the data set lies now; None: where it was."""
+    device: str = "cpu"
+    """cpu or cuda; keys are drawn on the CPU."""
+    seed: int = 0
+    """Seed of keys and decoys."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "group_size")
+        for name in ("epsilon", "delta", "ratio"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+
+
+@torch.no_grad()
+def evaluate(config: OffloadConfig, net: SplitNet, dataset: Dataset) -> dict[str, dict]:
+    """Error with and without offload, cost per query, and what the audit found, as a row's
+    metrics."""
+    device = torch.device(config.device)
+    rng = random_for("evaluation", config.seed)
+    known = dataset.train.subset(torch.arange(min(CALIBRATION, len(dataset.train))))
+    known = _features(net, known, device)
+    server = offload(
+        net.processing, known, epsilon=config.epsilon, delta=config.delta, ratio=config.ratio,
+        generator=rng,
+    )  # fmt: skip
+    steps = layers(server)
+    gallery = _inputs(server, known[:GALLERY])
+    audit = Audit(gallery)
+    for step in steps:
+        step.listener = audit.hear
+
+    wrong, plainly, same, worst = [], [], [], 0.0
+    size = min(config.group_size, len(dataset.test))
+    total = -(-len(dataset.test) // size)
+    for batch in track(dataset.test.batches(size, device), total, "groups"):
+        features = net.features(batch.images)
+        logits = net.decoder(server(features))
+        audit.finish_group()
+        plain = net.decoder(net.processing(features))
+        given, expected = (tasks.answers(v, batch.labels) for v in (logits, plain))
+        wrong.append(tasks.errors(given, batch.labels).cpu())
+        plainly.append(tasks.errors(expected, batch.labels).cpu())
+        same.append((given == expected).float().cpu())
+        worst = max(worst, (logits - plain).abs().max().item())
+
+    error, plain_error = torch.cat(wrong), torch.cat(plainly)
+    low, high = metrics.mean_interval(error)
+    costs = [cost(step, size) for step in steps]
+    sums = {name: sum(getattr(c, name) for c in costs) for name in Cost.__annotations__}
+    scores = torch.cat([*audit.there, *audit.absent])
+    truth = torch.arange(len(scores)) < len(scores) // 2
+    releases, freedom = len(steps), steps[0].freedom
+    return {
+        "error": {
+            "value": error.mean().item(), "low": low, "high": high,
+            "plain": plain_error.mean().item(), "chance": tasks.blind_error(dataset.test.labels),
+        },
+        "same_answer": {"value": torch.cat(same).mean().item()},
+        "largest_difference": {"value": worst},
+        "delta": {
+            "value": privacy.composed_delta(config.epsilon, freedom, config.ratio, releases)
+        },
+        "degrees_of_freedom": {"value": freedom},
+        "server_work": {"value": sums["server"] / sums["plain"]},
+        "device_work": {"value": sums["device"] / sums["plain"]},
+        "traffic": {"value": sums["traffic"], "plain": float(known[0].numel())},
+        "identified": {
+            "value": (torch.cat(audit.ranks) == 1).double().mean().item(),
+            "chance": 1 / (1 + len(gallery[0])),
+        },
+        "detected_at_1_fpr": {
+            "value": metrics.tpr_at_fpr(scores, truth),
+            "bound": privacy.composed_detection(FALSE_ALARMS, freedom, config.ratio, releases),
+            "chance": FALSE_ALARMS,
+        },
+    }  # fmt: skip
+
+
+def _features(net: SplitNet, images: ImageSet, device: torch.device) -> Tensor:
+    return torch.cat([net.features(b.images) for b in images.batches(256, device)])
+
+
+def _inputs(server: nn.Module, features: Tensor) -> list[Tensor]:
+    """What each offloaded layer would get for ``features``, clipped."""
+    found: list[Tensor] = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, args: found.append(layer.clipped(args[0])))
+        for layer in layers(server)
+    ]
+    server(features)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def table(measured: dict[str, dict], config: OffloadConfig) -> Table:
+    """What a user wants to know, in rows."""
+    m = {name: values["value"] for name, values in measured.items()}
+    error, seen, found = measured["error"], measured["detected_at_1_fpr"], measured["identified"]
+    rows = [
+        ("task error, %", f"{100 * m['error']:.2f}", f"without: {100 * error['plain']:.2f}"),
+        ("same answer as without, %", f"{100 * m['same_answer']:.2f}", ""),
+        (f"δ at ε = {config.epsilon:g}", f"{m['delta']:.1e}", f"allowed: {config.delta:.1e}"),
+        ("server's work", f"{m['server_work']:.2f}", "1: its layers, no decoys"),
+        ("device's work to rotate", f"{m['device_work']:.1f}", "1: those layers, on the device"),
+        ("numbers sent per query", f"{m['traffic']:,.0f}", "both ways"),
+        ("identified, %", f"{100 * m['identified']:.2f}", f"chance: {100 * found['chance']:.2f}"),
+        (
+            "found at 1 % false alarms, %", f"{100 * m['detected_at_1_fpr']:.1f}",
+            f"bound: {100 * seen['bound']:.1f}",
+        ),
+    ]  # fmt: skip
+    return Table("interactive offload", ("", "value", "beside"), rows)
+
+
+def main(argv: list[str]) -> None:
+    config = parse(OffloadConfig, argv, "python -m complexnn.offload")
+    started = time.time()
+    net, dataset = open_run(config.victim, config.data_dir, torch.device(config.device))
+    if net.config.kind not in ("original", "additional"):
+        raise InputError(
+            f"{config.victim} is of kind {net.config.kind}: offload a network without rotation, "
+            "original or additional"
+        )
+    measured = evaluate(config, net, dataset)
+    row = {
+        "name": "offload", "metrics": measured, "images": len(dataset.test),
+        "config": to_dict(config), **results.stamp(torch.device(config.device), started),
+    }  # fmt: skip
+    results.append_row(config.victim / "results.jsonl", row)
+    print(table(measured, config).as_text())
+    print(f"output: {config.victim}")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

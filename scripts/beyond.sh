@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Beyond the paper: what rotation can hide, mapped on networks with a thin device and a small
+# release, beside the defences it competes with; and interactive offload. About two hours on one
+# core. Flags: --dry-run, --device, ...
+#
+# CIFAR-10 as JPEGs is an image folder, see scripts/readme_numbers.sh; CIFAR10_JPEG=DIR tells where
+# it lies.
+set -euo pipefail
+source "$(dirname "$0")/environment.sh"
+
+root=runs/beyond
+flags="--dataset folder --data-dir $(printf %q "${CIFAR10_JPEG:-data/cifar10-jpeg}") --epochs 5"
+
+# train ARCH NAME FLAGS...
+train() {
+    echo "train.py $flags --arch $1 ${*:3} --precision bf16 --output-dir $root/$1/$2"
+}
+
+# rotated ARCH NAME FLAGS...: without the critic, which hides nothing and doubles the work.
+rotated() {
+    train "$1" "$2" "${*:3} --adversarial-weight 0"
+}
+
+trainings() {
+    for arch in thin4 mlp4 thin1; do
+        train "$arch" additional --kind additional
+        train "$arch" local --kind local
+    done
+    rotated thin4 decoy-2 ""
+    for dim in 2 8 32 128; do
+        rotated thin4 "packed-$dim" --group packed --dim "$dim"
+    done
+    # More parts than numbers: the span says nothing. With decoys of eight times the features'
+    # bound, 64 numbers, r = 1 and m = 19: (4, 1e-6)-private in one pass.
+    rotated thin1 packed-64 --group packed --dim 64
+    rotated thin1 packed-64-private --group packed --dim 64 --gaussian-decoys 82 --decoy-scale 8
+    for gamma in 0.5 1.0 2.0; do
+        train thin4 "noisy-$gamma" --kind noisy --gamma "$gamma"
+    done
+    train thin4 quantise --kind additional --defence quantise --bits 1
+    train thin4 nopeek --kind additional --defence nopeek
+}
+
+attacks() {
+    for victim in thin4/{additional,decoy-2,packed-{2,8,32,128},noisy-{0.5,1.0,2.0},quantise,nopeek} \
+        thin1/{additional,packed-64,packed-64-private}; do
+        control="--control $root/${victim%/*}/additional"
+        [[ $victim == */additional ]] && control=
+        echo "attack.py all --victim $root/$victim $control --budget quick --precision bf16"
+    done
+}
+
+{
+    trainings
+    attacks
+} | campaign "$@"
