@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,17 @@ GALLERY = 1000  # candidates of the identification
 FALSE_ALARMS = 0.01
 
 
+class Guarantee(NamedTuple):
+    """What holds for one query, and with which decoys."""
+
+    epsilon: float
+    delta: float
+    ratio: float
+
+
+PRESETS = {"private": Guarantee(1.0, 1e-6, 1e-3), "strict": Guarantee(0.1, 1e-9, 1e-4)}
+
+
 @dataclass(frozen=True)
 class OffloadConfig:
     """Run a trained network's middle part layer by layer on a server that learns next to nothing.
@@ -37,12 +49,15 @@ class OffloadConfig:
 
     victim: Path
     """Run folder of the network."""
-    epsilon: float = 4.0
-    """ε of one query over all layers together."""
-    delta: float = 1e-6
-    """δ of one query over all layers together."""
-    ratio: float = 1.0
-    """r: squared norm that each layer's inputs are clipped to, over the decoys' variance."""
+    preset: Literal["private", "strict"] = "private"
+    """private: ε = 1, δ = 1e-6, r = 1e-3. strict: ε = 0.1, δ = 1e-9, r = 1e-4."""
+    epsilon: float | None = None
+    """ε of one query over all layers together; None: the preset's."""
+    delta: float | None = None
+    """δ of one query over all layers together; None: the preset's."""
+    ratio: float | None = None
+    """r: squared norm that each layer's inputs are clipped to, over the decoys' variance; None:
+    the preset's. Smaller hides more at the same work, and costs precision."""
     group_size: int = 1024
     """Queries d that share a key."""
     data_dir: Path | None = None
@@ -55,8 +70,14 @@ class OffloadConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "group_size")
         for name in ("epsilon", "delta", "ratio"):
-            if getattr(self, name) <= 0:
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+
+    @property
+    def guarantee(self) -> Guarantee:
+        """ε, δ and r."""
+        given = {n: getattr(self, n) for n in Guarantee._fields if getattr(self, n) is not None}
+        return PRESETS[self.preset]._replace(**given)
 
 
 @torch.no_grad()
@@ -67,13 +88,12 @@ def evaluate(config: OffloadConfig, net: SplitNet, dataset: Dataset) -> dict[str
     rng = random_for("evaluation", config.seed)
     known = dataset.train.subset(torch.arange(min(CALIBRATION, len(dataset.train))))
     known = _features(net, known, device)
+    epsilon, delta, ratio = config.guarantee
     server = offload(
-        net.processing, known, epsilon=config.epsilon, delta=config.delta, ratio=config.ratio,
-        generator=rng,
-    )  # fmt: skip
+        net.processing, known, epsilon=epsilon, delta=delta, ratio=ratio, generator=rng
+    )
     steps = layers(server)
-    gallery = _inputs(server, known[:GALLERY])
-    audit = Audit(gallery)
+    audit = Audit(_inputs(server, known[:GALLERY]))
     for step in steps:
         step.listener = audit.hear
 
@@ -106,7 +126,8 @@ def evaluate(config: OffloadConfig, net: SplitNet, dataset: Dataset) -> dict[str
         "same_answer": {"value": torch.cat(same).mean().item()},
         "largest_difference": {"value": worst},
         "delta": {
-            "value": privacy.composed_delta(config.epsilon, freedom, config.ratio, releases)
+            "value": privacy.composed_delta(epsilon, freedom, ratio, releases), "epsilon": epsilon,
+            "allowed": delta,
         },
         "degrees_of_freedom": {"value": freedom},
         "server_work": {"value": sums["server"] / sums["plain"]},
@@ -114,11 +135,11 @@ def evaluate(config: OffloadConfig, net: SplitNet, dataset: Dataset) -> dict[str
         "traffic": {"value": sums["traffic"], "plain": float(known[0].numel())},
         "identified": {
             "value": (torch.cat(audit.ranks) == 1).double().mean().item(),
-            "chance": 1 / (1 + len(gallery[0])),
+            "chance": 1 / (1 + len(audit.gallery[0])),
         },
         "detected_at_1_fpr": {
             "value": metrics.tpr_at_fpr(scores, truth),
-            "bound": privacy.composed_detection(FALSE_ALARMS, freedom, config.ratio, releases),
+            "bound": privacy.composed_detection(FALSE_ALARMS, freedom, ratio, releases),
             "chance": FALSE_ALARMS,
         },
     }  # fmt: skip
@@ -141,14 +162,15 @@ def _inputs(server: nn.Module, features: Tensor) -> list[Tensor]:
     return found
 
 
-def table(measured: dict[str, dict], config: OffloadConfig) -> Table:
+def table(measured: dict[str, dict]) -> Table:
     """What a user wants to know, in rows."""
     m = {name: values["value"] for name, values in measured.items()}
-    error, seen, found = measured["error"], measured["detected_at_1_fpr"], measured["identified"]
+    spent, error = measured["delta"], measured["error"]
+    seen, found = measured["detected_at_1_fpr"], measured["identified"]
     rows = [
         ("task error, %", f"{100 * m['error']:.2f}", f"without: {100 * error['plain']:.2f}"),
         ("same answer as without, %", f"{100 * m['same_answer']:.2f}", ""),
-        (f"δ at ε = {config.epsilon:g}", f"{m['delta']:.1e}", f"allowed: {config.delta:.1e}"),
+        (f"δ at ε = {spent['epsilon']:g}", f"{m['delta']:.1e}", f"allowed: {spent['allowed']:.1e}"),
         ("server's work", f"{m['server_work']:.2f}", "1: its layers, no decoys"),
         ("device's work to rotate", f"{m['device_work']:.1f}", "1: those layers, on the device"),
         ("numbers sent per query", f"{m['traffic']:,.0f}", "both ways"),
@@ -176,7 +198,7 @@ def main(argv: list[str]) -> None:
         "config": to_dict(config), **results.stamp(torch.device(config.device), started),
     }  # fmt: skip
     results.append_row(config.victim / "results.jsonl", row)
-    print(table(measured, config).as_text())
+    print(table(measured).as_text())
     print(f"output: {config.victim}")
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from complexnn import privacy
+from complexnn import cli, offload, privacy, results
 from complexnn.attacks.membership import Audit
 from complexnn.config import InputError
 from complexnn.networks import offloaded
@@ -133,3 +133,44 @@ def test_the_audit_identifies_whom_nothing_hides(rng):
     """With hardly any noise the query has the best score of 51; with much, it is one of many."""
     assert (audited(1e4, 5, rng, groups=5)[2] == 1).double().mean() > 0.95
     assert (audited(0.1, 30, rng, groups=20)[2] == 1).double().mean() < 0.06
+
+
+def trained(folder, **flags):
+    settings = {"arch": "mlp4", "kind": "additional", "epochs": 1, "output-dir": folder} | flags
+    words = [w for name, value in settings.items() for w in (f"--{name}", str(value))]
+    assert cli.run(cli.train_main, words) == 0
+    return folder
+
+
+def test_the_command_measures_a_trained_network(tmp_path, capsys):
+    victim = trained(tmp_path / "plain")
+    assert cli.run(offload.main, ["--victim", str(victim), "--group-size", "100"]) == 0
+    shown = capsys.readouterr().out
+    assert "same answer as without, %     100.00" in shown
+    (row,) = [r for r in results.read_rows(victim / "results.jsonl") if r["name"] == "offload"]
+    measured = row["metrics"]
+    assert measured["error"]["value"] == measured["error"]["plain"]
+    assert measured["delta"]["value"] <= 1e-6
+    # k = N + m - 1 decoys beside 100 queries, N = 16 in each of four layers
+    freedom = privacy.freedom_for(1.0, 1e-6, 1e-3, releases=4)
+    assert measured["server_work"]["value"] == pytest.approx((100 + 16 + freedom - 1) / 100)
+    assert measured["identified"]["value"] < 0.02
+    assert measured["detected_at_1_fpr"]["value"] < 0.05
+
+
+def test_the_command_refuses_what_it_cannot_offload(tmp_path, capsys):
+    victim = trained(tmp_path / "rotated", kind="complex", **{"adversarial-weight": 0})
+    assert cli.run(offload.main, ["--victim", str(victim)]) == 2
+    assert "offload a network without rotation" in capsys.readouterr().err
+    for words, message in (
+        (["--epsilon", "0"], "epsilon must be positive"),
+        (["--group-size", "0"], "group_size must be at least 1"),
+    ):
+        assert cli.run(offload.main, ["--victim", str(victim), *words]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_presets_and_their_changes():
+    config = offload.OffloadConfig("victim", preset="strict", ratio=0.5)
+    assert config.guarantee == (0.1, 1e-9, 0.5)
+    assert offload.OffloadConfig("victim").guarantee == offload.PRESETS["private"]
