@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from complexnn import published, verdicts
+from complexnn import published, summary, verdicts
 from complexnn.attacks.pictures import read_pixels, save_grid
 from complexnn.checkpoint import replacing
 from complexnn.config import InputError, NetConfig, from_dict
@@ -286,6 +286,60 @@ def leakage(ours: Sequence[Runs], path: Path) -> str:
         f"for every network that was attacked; up to {images:,} test images, {draws} draws of "
         f"keys, seed 0; {INTERVALS}. Low is private, left is useful."
     )
+
+
+def frontier(ours: Sequence[Runs], path: Path) -> str:
+    """What a defence keeps of the server's worth against what it lets through: inversion above the
+    mean image, and identification among the candidates.
+
+    Of the networks that were trained with an ``additional`` and a ``local`` beside them and whose
+    server has a worth.
+
+    Raises:
+        InputError: there is none that was attacked.
+    """
+    shown = summary.frontier(ours)
+    if not shown:
+        raise InputError("no network with an additional and a local beside it was attacked")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.0))
+    for place in shown:
+        floor = place.inversion["floor"]
+        _placed(left, place, {k: place.inversion[k] - floor for k in ("value", "low", "high")})
+        _placed(right, place, {k: 100 * place.identified[k] for k in ("value", "low", "high")})
+    left.axhline(0, color="#999999", linewidth=1, linestyle="--")
+    left.set_ylabel("strongest inversion:\nPSNR above the mean image in dB", fontsize=8)
+    right.set_yscale("symlog", linthresh=0.1)
+    right.set_ylabel("input found among the candidates in %", fontsize=8)
+    right.axhline(0.1, color="#999999", linewidth=1, linestyle="--")
+    for axis in (left, right):
+        axis.axvline(0, color="#999999", linewidth=1, linestyle=":")
+        axis.set_xlabel("kept of the server's worth in %", fontsize=8)
+        axis.margins(x=0.15)
+        _bare(axis)
+    figure.tight_layout()
+    _save(figure, path)
+    images = max(place.runs.attacked["task"]["images"] for place in shown)
+    where = ", ".join(dict.fromkeys(f"{p.runs.network} on {p.runs.dataset}" for p in shown))
+    return (
+        f"Defences ({where}): the share of "
+        "the server's worth that is kept (0 %: no better than any linear map in the server's "
+        "place; 100 %: as good as without a defence) against the strongest inversion and the "
+        f"strongest identification among 1,000 candidates. {images:,} test images for the task, "
+        f"one network each, seed 0; {INTERVALS}. Dashed: the mean image, chance. Right and low is "
+        "where a defence should be."
+    )
+
+
+def _placed(axis: Axes, place: summary.Place, leak: dict[str, float]) -> None:
+    """One network on one panel of :func:`frontier`."""
+    net = place.runs.config.net
+    (x, low, high), y, look = (100 * s for s in place.kept), leak["value"], LOOKS[net.kind]
+    axis.errorbar(
+        x, y, marker=look[1], color=look[0], capsize=2, linewidth=1,
+        xerr=[[x - low], [high - x]], yerr=[[y - leak["low"]], [leak["high"] - y]],
+    )  # fmt: skip
+    name = f"{place.runs.network}: {net.label.removeprefix('complex ')}"
+    axis.annotate(name, (x, y), textcoords="offset points", xytext=(5, 5), fontsize=6)
 
 
 def point(

@@ -30,20 +30,21 @@ BESIDE = ("", "chance", "chance", "mean image", "chance; task label known")
 class ReportConfig:
     """Compare runs, or networks, in one table."""
 
-    what: Positional[Literal["runs", "tables", "summary", "budgets", "networks"]]
+    what: Positional[Literal["runs", "tables", "summary", "frontier", "budgets", "networks"]]
     """runs: task, angle, reconstruction and property errors of each run, beside chance or floor.
     tables: the paper's tables, its numbers beside the 2021 reproduction's and these runs'.
     summary: a verdict on each claim of the paper, and the runs behind it.
+    frontier: what defences keep of the server's worth, and what they let through.
     budgets: how strong each attack is as its training steps grow.
     networks: parameters, work and traffic of every architecture, variant and kind."""
     runs: Positional[tuple[Path, ...]] = ()
-    """Run folders; for tables and summary also folders of run folders."""
+    """Run folders; for tables, summary and frontier also folders of run folders."""
     markdown: Path | None = None
     """Also write the tables as Markdown here."""
     html: Path | None = None
     """Also write a page with the tables, and the runs' pictures, here."""
     into: Path | None = None
-    """summary: also put the tables between the marks of this Markdown page."""
+    """summary and frontier: also put the tables between the marks of this Markdown page."""
     picture: Path | None = None
     """Also copy the last run's grid of reconstructions here."""
 
@@ -213,8 +214,8 @@ def main(argv: list[str]) -> None:
     """Print the tables; write page, Markdown and picture where asked."""
     config = parse(ReportConfig, argv, "python -m complexnn.report")
     figures: list[str] = []
-    if config.into is not None and config.what != "summary":
-        raise InputError("--into goes with report summary")
+    if config.into is not None and config.what not in ("summary", "frontier"):
+        raise InputError("--into goes with report summary and report frontier")
     if config.what == "networks":
         if config.runs or config.picture:
             raise InputError("report networks takes no run folders and no --picture")
@@ -224,7 +225,9 @@ def main(argv: list[str]) -> None:
     elif config.what == "tables":
         tables = published.tables(config.runs)
     elif config.what == "summary":
-        tables = [summary.verdict_table(config.runs), summary.main_table(config.runs)]
+        tables = summary.front_page(config.runs)
+    elif config.what == "frontier":
+        tables = [summary.frontier_table(config.runs)]
     elif config.what == "budgets":
         tables = [budget_table(config.runs)]
     else:
@@ -235,7 +238,7 @@ def main(argv: list[str]) -> None:
     if config.markdown is not None:
         write_text(config.markdown, "\n".join(table.as_markdown() for table in tables) + "\n")
     if config.into is not None:
-        write_text(config.into, summary.write_into(config.into, list(config.runs)))
+        write_text(config.into, summary.write_into(config.into, tables))
     if config.html is not None:
         parts = [table.as_html() for table in tables] + figures
         write_text(config.html, page("complexnn report", parts))

@@ -20,6 +20,7 @@ from complexnn.config import InputError, NetConfig, from_dict
 from complexnn.tables import Table, page
 
 Rows = dict[str, dict[str, Any]]
+Errors = Sequence[Mapping[str, float]]  # task errors with their intervals, one for each seed
 
 # The measure that a family is judged by, and whether small values mean a strong attack.
 MEASURE = {
@@ -160,38 +161,55 @@ def property_verdict(rows: Rows) -> tuple[str, str]:
     return (WITHSTOOD if numbers["high"] >= blind else WEAKENED), why
 
 
-def accuracy_verdict(errors: Mapping[str, Sequence[Mapping[str, float]]]) -> tuple[str, str]:
+def accuracy_verdict(errors: Mapping[str, Errors]) -> tuple[str, str]:
     """What the rotated network keeps of the server's worth.
 
     ``errors`` are the task errors of the kinds original, additional, local and complex at one
-    budget, with their intervals, one for each seed. Worth = error(local) - error(additional): what
-    a network loses whose server does next to nothing. Kept = (error(local) - error(complex)) /
-    worth. Holds: more than nine tenths of it. Fails: less than half. Undecided: the worth is under
-    a point or under three standard errors, so that any network would look as good.
+    budget. Worth = error(local) - error(additional): what a network loses whose server does next
+    to nothing. Holds: more than nine tenths of it is :func:`kept`. Fails: less than half.
+    Undecided: the worth is so small that any network would look as good.
     """
     if missing := {"original", "additional", "local", "complex"} - {
         k for k, v in errors.items() if v
     }:
         return UNDECIDED, f"not trained: {', '.join(sorted(missing))}"
-    mean = {kind: statistics.mean(n["value"] for n in each) for kind, each in errors.items()}
-    variance = {
-        kind: statistics.mean(((n["high"] - n["low"]) / 3.92) ** 2 for n in each) / len(each)
-        for kind, each in errors.items()
-    }
-    worth = mean["local"] - mean["additional"]
-    loss = 100 * (mean["complex"] - mean["original"])
+    loss = 100 * (_mean(errors["complex"]) - _mean(errors["original"]))
+    worth = _mean(errors["local"]) - _mean(errors["additional"])
     why = f"{loss:+.1f} points of error beside original; the server is worth {100 * worth:.1f}"
-    if worth < max(0.01, 3 * math.sqrt(variance["local"] + variance["additional"])):
+    found = kept(errors["additional"], errors["local"], errors["complex"])
+    if found is None:
         return UNDECIDED, f"{why}: too little to tell"
-    kept = (mean["local"] - mean["complex"]) / worth
-    # Var[(l - c) / (l - a)], to first order.
-    spread = variance["complex"] + kept**2 * variance["additional"]
-    error = math.sqrt(spread + (1 - kept) ** 2 * variance["local"]) / worth
-    low, high = kept - 1.96 * error, kept + 1.96 * error
-    why += f", of which {100 * kept:.0f} % [{100 * low:.0f}, {100 * high:.0f}] are kept"
+    share, low, high = found
+    why += f", of which {100 * share:.0f} % [{100 * low:.0f}, {100 * high:.0f}] are kept"
     if low > 0.9:
         return HOLDS, why
     return (FAILS if high < 0.5 else PARTLY), why
+
+
+def _mean(errors: Errors) -> float:
+    return statistics.mean(numbers["value"] for numbers in errors)
+
+
+def _variance(errors: Errors) -> float:
+    """Of the mean."""
+    each = (((numbers["high"] - numbers["low"]) / 3.92) ** 2 for numbers in errors)
+    return statistics.mean(each) / len(errors)
+
+
+def kept(additional: Errors, local: Errors, defended: Errors) -> tuple[float, float, float] | None:
+    """The share of the server's worth that a defended network keeps, with its 95 % interval:
+    (error(local) - error(defended)) / (error(local) - error(additional)).
+
+    None where the worth is under a point or under three standard errors.
+    """
+    worth = _mean(local) - _mean(additional)
+    if worth < max(0.01, 3 * math.sqrt(_variance(local) + _variance(additional))):
+        return None
+    share = (_mean(local) - _mean(defended)) / worth
+    # Var[(l - c) / (l - a)], to first order.
+    spread = _variance(defended) + share**2 * _variance(additional)
+    error = math.sqrt(spread + (1 - share) ** 2 * _variance(local)) / worth
+    return share, share - 1.96 * error, share + 1.96 * error
 
 
 CLAIMS = {"angle": angle_verdict, "input": input_verdict, "property": property_verdict}

@@ -94,6 +94,29 @@ def test_the_tables_are_put_between_the_marks(runs, tmp_path, capsys):
     assert cli.run(report.main, ["tables", str(runs), "--into", str(page)]) == 2
 
 
+def test_the_frontier_sets_use_against_leakage(runs, tmp_path, capsys):
+    run(tmp_path / "alone", 0.2, arch="lenet5", attacks=[inversion(23)])
+    table = summary.frontier_table([runs])
+    by_name = {row[1]: row for row in table.rows}
+    assert list(by_name) == ["additional", "complex d=2 decoy", "original"]
+    network, _, error, kept, work, leak, found, angle = by_name["complex d=2 decoy"]
+    assert (network, error, leak, found) == ("lenet", "11.0 [10.8, 11.2]", "8.0", "50.0")
+    assert kept == "80 [77, 83]"
+    assert (work, angle) == ("2.00", "0.050 (1.571)")
+    assert by_name["additional"][3:5] == ("100 [97, 103]", "1.00")
+
+    caption = figures.frontier(published.collect([runs]), tmp_path / "frontier.svg")
+    assert "lenet on digits" in caption
+    assert "95 % intervals" in caption
+    assert "<svg" in (tmp_path / "frontier.svg").read_text()
+    page = tmp_path / "page.md"
+    page.write_text(f"{summary.MARKS[0]}\n{summary.MARKS[1]}\n")
+    assert cli.run(report.main, ["frontier", str(runs), "--into", str(page)]) == 0
+    assert "Use against leakage" in page.read_text()
+    with pytest.raises(InputError, match="beside it was attacked"):
+        figures.frontier(published.collect([tmp_path / "alone"]), tmp_path / "none.svg")
+
+
 def test_pixels_come_back_in_their_order(tmp_path):
     rows = {name: torch.rand(3, 1, 4, 4) for name in ("input", "b, c", "a*")}
     keep_pixels(tmp_path / "g.safetensors", rows)
@@ -133,7 +156,8 @@ def test_figures_are_drawn_and_their_captions_say_what_they_stand_on(runs, tmp_p
 def test_the_readme_holds_what_the_committed_rows_say():
     """Nothing in its tables is typed by hand."""
     page = ROOT / "README.md"
-    assert summary.write_into(page, [ROOT / "checkpoints"]) == page.read_text()
+    tables = summary.front_page([ROOT / "checkpoints"])
+    assert summary.write_into(page, tables) == page.read_text()
 
 
 def test_the_notebook_shows_what_the_committed_rows_say():
