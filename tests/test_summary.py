@@ -24,7 +24,8 @@ def run(folder, error, *, attacks=(), groups=None, **net):
     config = TrainConfig(net=NetConfig(**net), data=DataConfig(groups=groups))
     about = {"victim": folder.name, "seconds": 60.0, "device": "cpu, 1 thread"}
     settings = to_dict(config)
-    rows = [{"name": "task", "metrics": {"error": numbers(error, chance=0.9)}, "config": settings}]
+    task = {"error": numbers(error, chance=0.9)}
+    rows = [{"name": "task", "metrics": task, "images": 100, "config": settings}]
     for name, measured in attacks:
         rows.append({
             "name": name, "family": name.split()[0], "metrics": measured, "flags": [],
