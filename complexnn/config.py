@@ -106,7 +106,7 @@ class NetConfig:
     bits: int = 2
     """Bits of each entry, defence quantise."""
     generator_width: int | None = None
-    """Channels inside the generator at the encoder's end; None: the encoder's own."""
+    """Channels inside the generator at the encoder's end; None: the encoder's own, at least 4."""
     relu_end: bool = False
     """End the encoder in a ReLU: leaks the angle, kept for that experiment."""
 

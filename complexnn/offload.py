@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from complexnn import metrics, privacy, results, tasks
 from complexnn.attacks.membership import Audit
@@ -60,6 +60,8 @@ class OffloadConfig:
     the preset's. Smaller hides more at the same work, and costs precision."""
     group_size: int = 1024
     """Queries d that share a key."""
+    limit_test: int | None = None
+    """Use only this many test images, drawn with the seed; None: all."""
     data_dir: Path | None = None
     """Where the data set lies now; None: where it was."""
     device: str = "cpu"
@@ -69,6 +71,8 @@ class OffloadConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "group_size")
+        if self.limit_test is not None:
+            at_least(self, 1, "limit_test")
         for name in ("epsilon", "delta", "ratio"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")
@@ -98,9 +102,13 @@ def evaluate(config: OffloadConfig, net: SplitNet, dataset: Dataset) -> dict[str
         step.listener = audit.hear
 
     wrong, plainly, same, worst = [], [], [], 0.0
-    size = min(config.group_size, len(dataset.test))
-    total = -(-len(dataset.test) // size)
-    for batch in track(dataset.test.batches(size, device), total, "groups"):
+    test = dataset.test
+    if config.limit_test is not None and config.limit_test < len(test):
+        order = torch.randperm(len(test), generator=Generator().manual_seed(config.seed))
+        test = test.subset(order[: config.limit_test])
+    size = min(config.group_size, len(test))
+    total = -(-len(test) // size)
+    for batch in track(test.batches(size, device), total, "groups"):
         features = net.features(batch.images)
         logits = net.decoder(server(features))
         audit.finish_group()
@@ -121,7 +129,7 @@ def evaluate(config: OffloadConfig, net: SplitNet, dataset: Dataset) -> dict[str
     return {
         "error": {
             "value": error.mean().item(), "low": low, "high": high,
-            "plain": plain_error.mean().item(), "chance": tasks.blind_error(dataset.test.labels),
+            "plain": plain_error.mean().item(), "chance": tasks.blind_error(test.labels),
         },
         "same_answer": {"value": torch.cat(same).mean().item()},
         "largest_difference": {"value": worst},
@@ -194,7 +202,8 @@ def main(argv: list[str]) -> None:
         )
     measured = evaluate(config, net, dataset)
     row = {
-        "name": "offload", "metrics": measured, "images": len(dataset.test),
+        "name": "offload", "metrics": measured,
+        "images": min(len(dataset.test), config.limit_test or len(dataset.test)),
         "config": to_dict(config), **results.stamp(torch.device(config.device), started),
     }  # fmt: skip
     results.append_row(config.victim / "results.jsonl", row)

@@ -22,7 +22,7 @@ rotated() {
 }
 
 trainings() {
-    for arch in thin4 mlp4 thin1; do
+    for arch in thin4 thin1; do
         train "$arch" additional --kind additional
         train "$arch" local --kind local
     done

@@ -136,7 +136,7 @@ def test_the_audit_identifies_whom_nothing_hides(rng):
 
 
 def trained(folder, **flags):
-    settings = {"arch": "mlp4", "kind": "additional", "epochs": 1, "output-dir": folder} | flags
+    settings = {"arch": "thin4", "kind": "additional", "epochs": 1, "output-dir": folder} | flags
     words = [w for name, value in settings.items() for w in (f"--{name}", str(value))]
     assert cli.run(cli.train_main, words) == 0
     return folder
@@ -151,9 +151,11 @@ def test_the_command_measures_a_trained_network(tmp_path, capsys):
     measured = row["metrics"]
     assert measured["error"]["value"] == measured["error"]["plain"]
     assert measured["delta"]["value"] <= 1e-6
-    # k = N + m - 1 decoys beside 100 queries, N = 16 in each of four layers
-    freedom = privacy.freedom_for(1.0, 1e-6, 1e-3, releases=4)
-    assert measured["server_work"]["value"] == pytest.approx((100 + 16 + freedom - 1) / 100)
+    freedom = privacy.freedom_for(1.0, 1e-6, 1e-3, releases=7)
+    assert measured["degrees_of_freedom"]["value"] == freedom
+    # k = N + m - 1 decoys beside 100 queries, N from 16 to 256
+    assert (100 + 16 + freedom - 1) / 100 < measured["server_work"]["value"]
+    assert measured["server_work"]["value"] < (100 + 256 + freedom - 1) / 100
     assert measured["identified"]["value"] < 0.02
     assert measured["detected_at_1_fpr"]["value"] < 0.05
 

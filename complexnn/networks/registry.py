@@ -20,7 +20,7 @@ from complexnn.networks.lenet import lenet, lenet5
 from complexnn.networks.modules import LocalServer, Normalise, generator
 from complexnn.networks.resnet import resnet
 from complexnn.networks.split import SplitNet
-from complexnn.networks.thin import mlp, thin
+from complexnn.networks.thin import thin
 from complexnn.networks.topology import Topology
 
 
@@ -40,10 +40,12 @@ ARCHITECTURES = {
         for depth in (20, 32, 44, 56, 110)
     },
     **{f"thin{c}": Architecture(partial(thin, channels=c), "fixed") for c in (1, 4, 16)},
-    "mlp4": Architecture(partial(mlp, channels=4), "mean"),
     "vgg16": Architecture(vgg16, "mean", image_size=224),
     "alexnet": Architecture(alexnet, "mean", image_size=224),
 }
+
+
+LEAST_WIDTH = 4  # of a generator: narrower ones pass nothing on
 
 
 def names() -> tuple[str, ...]:
@@ -96,7 +98,7 @@ def build(arch: str | NetConfig, **settings: Any) -> SplitNet:
     encoder = [Normalise(config.mean, config.std), plain.encoder]
     if config.has_generator:
         channels = plain.released[0]
-        width = config.generator_width or channels
+        width = config.generator_width or max(channels, LEAST_WIDTH)
         encoder.append(generator(channels, width, relu_end=config.relu_end))
     processing = plain.processing
     if config.kind == "local":
