@@ -19,6 +19,7 @@ Kind = Literal["original", "additional", "noisy", "complex", "local"]
 Variant = Literal["alpha", "beta"]
 Group = Literal["decoy", "packed"]
 Weights = Literal["real", "complex"]
+Gate = Literal["paper", "mixing"]
 Defence = Literal["none", "laplace", "dropout", "quantise", "nopeek", "decoder"]
 Optimizer = Literal["adamw", "sgd"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -44,6 +45,7 @@ _ONLY_FOR: dict[str, tuple[str, tuple[str, ...]]] = {
     "dim": ("kind", ("complex",)),
     "group": ("kind", ("complex",)),
     "weights": ("kind", ("complex",)),
+    "gate": ("kind", ("complex",)),
     "gaussian_decoys": ("kind", ("complex",)),
     "decoy_scale": ("kind", ("complex",)),
     "gamma": ("kind", ("noisy",)),
@@ -93,6 +95,9 @@ class NetConfig:
     """Standard deviation of the Gaussian decoys' entries."""
     weights: Weights = "real"
     """The server's weights, kind complex: shared by all parts, or complex (d = 2 only)."""
+    gate: Gate = "paper"
+    """The server's non-linearity, kind complex: the paper's, or mixing, whose gates see every
+    channel (architectures with norms only)."""
     gamma: float = 0.2
     """Strength of the noise relative to the feature, kind noisy."""
     defence: Defence = "none"
@@ -123,6 +128,7 @@ class NetConfig:
             ("kind", Kind),
             ("group", Group),
             ("weights", Weights),
+            ("gate", Gate),
             ("defence", Defence),
         ):
             choose(name, getattr(self, name), get_args(options))
@@ -179,6 +185,7 @@ class NetConfig:
             words += [f"d={self.dim}", self.group]
             if self.gaussian_decoys:
                 words.append(f"+ {self.gaussian_decoys} Gaussian of {self.decoy_scale:g}")
+            words += ["mixing gates"] if self.gate == "mixing" else []
             words += ["complex weights"] if self.weights == "complex" else []
         words += ["ReLU end"] if self.relu_end else []
         words += [f"generator {self.generator_width}"] if self.generator_width else []

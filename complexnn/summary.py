@@ -25,7 +25,7 @@ FAMILIES = {"angle": ("angle",), "input": ("inversion", "span"), "property": ("p
 # What makes a rotated network the plain one again.
 PLAIN = {
     "kind": "additional", "dim": 2, "group": "decoy", "gaussian_decoys": 0, "decoy_scale": 1.0,
-    "weights": "real", "gamma": 0.2,
+    "weights": "real", "gate": "paper", "gamma": 0.2,
 }  # fmt: skip
 MARKS = ("<!-- results -->", "<!-- end of results -->")
 

@@ -27,9 +27,11 @@ trainings() {
         train "$arch" local --kind local
     done
     rotated thin4 decoy-2 ""
+    rotated thin4 decoy-2-mixing --gate mixing
     for dim in 2 8 32 128; do
         rotated thin4 "packed-$dim" --group packed --dim "$dim"
     done
+    rotated thin4 packed-8-mixing --group packed --dim 8 --gate mixing
     # More parts than numbers: the span says nothing. With decoys of eight times the features'
     # bound, 64 numbers, r = 1 and m = 19: (4, 1e-6)-private in one pass.
     rotated thin1 packed-64 --group packed --dim 64
@@ -42,7 +44,7 @@ trainings() {
 }
 
 attacks() {
-    for victim in thin4/{additional,decoy-2,packed-{2,8,32,128},noisy-{0.5,1.0,2.0},quantise,nopeek} \
+    for victim in thin4/{additional,decoy-2{,-mixing},packed-{2,8,8-mixing,32,128},noisy-{0.5,1.0,2.0},quantise,nopeek} \
         thin1/{additional,packed-64,packed-64-private}; do
         control="--control $root/${victim%/*}/additional"
         [[ $victim == */additional ]] && control=

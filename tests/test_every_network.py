@@ -19,6 +19,7 @@ FORMS = {
     "complex": {"kind": "complex"},
     "complex weights": {"kind": "complex", "weights": "complex"},
     "packed": {"kind": "complex", "group": "packed", "dim": 3},
+    "mixing gates": {"kind": "complex", "gate": "mixing"},
     "gaussian decoys": {"kind": "complex", "gaussian_decoys": 2},
 }
 EVERY = [
@@ -26,6 +27,7 @@ EVERY = [
     for arch, entry in ARCHITECTURES.items()
     for variant in entry.variants
     for form in FORMS
+    if form != "mixing gates" or entry.gate == "fixed"
 ]
 
 

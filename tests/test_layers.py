@@ -37,6 +37,7 @@ CASES = {  # every public layer gets one line here
     "norm-add": WithShortcut,
     "norm-gate": lambda: layers.NormGate(4, 1.4),
     "norm-mean-gate": lambda: layers.NormGate(4, None),
+    "norm-mixing-gate": lambda: layers.NormMixingGate(4),
     "norm-flat": lambda: torch.nn.Sequential(layers.Flatten(), layers.BatchNorm(144)),
     "max-pool": lambda: layers.MaxPool2d(2),
     "max-pool-overlapping": lambda: layers.MaxPool2d(3, stride=2, padding=1, ceil_mode=True),

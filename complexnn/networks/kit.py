@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from complexnn import fused, layers
 from complexnn.config import Weights
 
-Gate = Literal["fixed", "mean"]
+Gate = Literal["fixed", "mean", "mixing"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ def equivariant_kit(dim: int, weights: Weights, gate: Gate) -> Kit:
     ``gate="fixed"`` is the paper's c = 1 in ResNets. It stands behind norms that leave each *part*
     with unit mean square, :math:`\sqrt d` more modulus than the paper's, so c is
     :math:`\sqrt d` here: the same features pass. ``gate="mean"`` needs no scale.
+    ``gate="mixing"``, not in the paper, lets the gates behind norms see all channels.
     """
     conv, linear = (
         (layers.Conv2d, layers.Linear)
@@ -98,7 +99,8 @@ def equivariant_kit(dim: int, weights: Weights, gate: Gate) -> Kit:
         else (layers.ComplexConv2d, layers.ComplexLinear)
     )
 
-    c = math.sqrt(dim) if gate == "fixed" else None
+    c = None if gate == "mean" else math.sqrt(dim)
+    mixing = gate == "mixing"
 
     def unbiased_conv(*args: int, bias: bool = False, **kwargs: int) -> nn.Module:
         return conv(*args, **kwargs)
@@ -108,7 +110,7 @@ def equivariant_kit(dim: int, weights: Weights, gate: Gate) -> Kit:
         linear=linear,
         norm=layers.BatchNorm,
         act=layers.MeanGate if c is None else lambda: layers.SoftGate(c),
-        norm_act=lambda channels: layers.NormGate(channels, c),
+        norm_act=layers.NormMixingGate if mixing else lambda channels: layers.NormGate(channels, c),
         norm_add=layers.NormAdd,
         max_pool=layers.MaxPool2d,
         global_pool=lambda: layers.AdaptiveAvgPool2d(1),

@@ -63,7 +63,12 @@ def topology(config: NetConfig) -> Topology:
         )
     server = REAL
     if config.kind == "complex":
-        server = equivariant_kit(config.parts, config.weights, architecture.gate)
+        gate = architecture.gate
+        if config.gate == "mixing":
+            if gate == "mean":
+                raise InputError(f"{config.arch} has no norms, which gate mixing stands behind")
+            gate = "mixing"
+        server = equivariant_kit(config.parts, config.weights, gate)
     kwargs = {"variant": config.variant} if len(architecture.variants) > 1 else {}
     return architecture.make(
         server, config.num_classes, config.in_channels, config.image_size, **kwargs
