@@ -11,6 +11,7 @@ import torch
 from scipy.integrate import quad
 from scipy.stats import chi2
 
+import complexnn
 from complexnn import functional as cF
 from complexnn import privacy
 from complexnn.attacks import span
@@ -235,3 +236,51 @@ def test_the_numbers_of_the_write_up_are_the_accountants():
     decoys = 256 + 19 - 1
     assert f"takes k = {decoys} and costs {privacy.work_factor(1024, decoys):.2f} times" in page
     assert f"with d = 64 it costs {privacy.work_factor(64, decoys):.1f} times" in page
+
+
+@pytest.mark.parametrize("settings", [{}, {"gate": "mixing"}])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_server_multiplies_what_is_released_by_a_matrix(settings, training, rng):
+    """An answer is aᵀB with B of the whole group: every part of the server's output lies in the
+    span of the parts' entries, column by column."""
+    net = complexnn.build("thin1", image_size=8, group="packed", dim=20, **settings)
+    net = net.double().train(training)
+    released = torch.randn(2, 20, 1, 2, 2, dtype=torch.float64, generator=rng)
+    x, y = released[0].flatten(1), net.process(released)[0].flatten(1)
+    assert x.shape == (20, 4)
+    matrix = torch.linalg.lstsq(x, y).solution
+    torch.testing.assert_close(x @ matrix, y, atol=1e-9, rtol=1e-9)
+    with pytest.raises(AssertionError):  # a ReLU on the parts is no such server
+        bent = x.relu()
+        torch.testing.assert_close(x @ torch.linalg.lstsq(x, bent).solution, bent)
+
+
+def test_composed_detection_bounds_repeated_tests(rng):
+    """The likelihood-ratio test on several releases, simulated, never passes the bound, and one
+    release's is the exact curve."""
+    freedom, ratio, releases = 9, 1.0, 4
+    law = chi2(freedom)
+    absent = law.rvs((20_000, releases), random_state=0)
+    there = ratio + law.rvs((20_000, releases), random_state=1)
+
+    def score(s):
+        inside = s > ratio
+        safe = np.where(inside, s, ratio + 1)
+        loss = (freedom - 2) / 2 * np.log1p(-ratio / safe) + ratio / 2
+        return np.where(inside, loss, -np.inf).sum(axis=1)
+
+    for false_alarms in (0.01, 0.1, 0.4):
+        threshold = np.quantile(score(absent), 1 - false_alarms)
+        found = (score(there) > threshold).mean()
+        bound = privacy.composed_detection(false_alarms, freedom, ratio, releases)
+        assert found <= bound + 0.015
+        assert bound < 1
+        single = privacy.composed_detection(false_alarms, freedom, ratio, 1)
+        assert single == privacy.detection(false_alarms, freedom, ratio) <= bound
+
+
+def test_freedom_grows_with_releases():
+    needed = [privacy.freedom_for(4, 1e-6, 1, releases=n) for n in (1, 2, 4, 8)]
+    assert needed == sorted(needed)
+    assert privacy.composed_delta(4, needed[2], 1, 4) <= 1e-6
+    assert privacy.composed_delta(4, needed[2] - 1, 1, 4) > 1e-6
