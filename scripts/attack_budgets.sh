@@ -16,6 +16,14 @@ run=runs/budgets
         echo "attack.py all --victim $run/complex --steps 8000 --only '$only'" \
             "--output-dir '$run/8000-$only'"
     done
+    for steps in 8000 16000 32000; do
+        echo "attack.py angle --victim $run/complex --steps $steps --only angle-regressor" \
+            "--output-dir $run/$steps-regressor"
+    done
+    for steps in 500 1000 2000 4000 8000; do # all test images and five draws: a search varies
+        echo "attack.py angle --victim $run/complex --budget thorough --steps $steps" \
+            "--only critic-search --output-dir $run/$steps-critic"
+    done
     for capacity in 0.5 2.0; do
         echo "attack.py angle --victim $run/complex --capacity $capacity" \
             "--output-dir $run/capacity-$capacity"
