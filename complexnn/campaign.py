@@ -1,8 +1,8 @@
 """Campaigns: ``python -m complexnn.campaign < COMMANDS`` runs many commands, one after the other.
 
-A line is ``train.py FLAGS``, ``attack.py FLAGS`` or ``report FLAGS``. Everything is checked before
-the first one starts: every flag, the data, the room on the disk. What is finished is skipped and
-what was interrupted goes on, so that a broken campaign is simply started again.
+A line is ``train.py FLAGS``, ``attack.py FLAGS``, ``offload FLAGS`` or ``report FLAGS``. Everything
+is checked before the first one starts: every flag, the data, the room on the disk. What is finished
+is skipped and what was interrupted goes on, so that a broken campaign is simply started again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from complexnn import checkpoint, data, results
+from complexnn import checkpoint, data, offload, results
 from complexnn.attacks import suite
 from complexnn.cli import parse, run
 from complexnn.config import (
@@ -36,6 +36,7 @@ from complexnn.config import (
 from complexnn.networks.anatomy import dissect
 from complexnn.networks.attackers import UNet
 from complexnn.networks.registry import build
+from complexnn.offload import OffloadConfig
 from complexnn.progress import Interrupted, duration
 from complexnn.tables import Table
 
@@ -67,7 +68,7 @@ class Job:
     """One command, resolved."""
 
     words: tuple[str, ...]  # script and flags, as they will be run
-    config: TrainConfig | AttackConfig | None  # None: a report
+    config: TrainConfig | AttackConfig | None  # None: a report, an offload
     data: DataConfig | None = None
     net: NetConfig | None = None  # what is trained, or attacked
     finished: bool = False
@@ -88,8 +89,8 @@ def resolve(lines: Sequence[str], config: CampaignConfig) -> list[Job]:
         if script == "report":
             jobs.append(Job((script, *flags), None))
             continue
-        if script not in ("train.py", "attack.py"):
-            raise InputError(f"expected train.py, attack.py or report, got: {line}")
+        if script not in ("train.py", "attack.py", "offload"):
+            raise InputError(f"expected train.py, attack.py, offload or report, got: {line}")
         if config.data_dir is not None and "--data-dir" not in flags:
             flags += ["--data-dir", str(config.data_dir)]
         if config.device != "auto" and "--device" not in flags:
@@ -97,6 +98,9 @@ def resolve(lines: Sequence[str], config: CampaignConfig) -> list[Job]:
         if script == "train.py":
             job = _training(flags)
             trained[job.config.run_dir] = job
+        elif script == "offload":
+            wanted = parse(OffloadConfig, list(flags), "python -m complexnn.offload")
+            job = Job((script, *flags), None, finished=offload.done(wanted))
         else:
             job = _attacking(flags, trained)
         jobs.append(job)
@@ -310,7 +314,7 @@ def _run(jobs: list[Job], seconds: list[float]) -> None:
 
 def _call(words: tuple[str, ...]) -> int:
     script, *flags = words
-    start = ["-m", "complexnn.report"] if script == "report" else [str(ROOT / script)]
+    start = [str(ROOT / script)] if script.endswith(".py") else ["-m", f"complexnn.{script}"]
     process = subprocess.Popen([sys.executable, *start, *flags])
     try:
         status = process.wait()

@@ -8,15 +8,16 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 
 from complexnn import metrics, privacy, results, tasks
 from complexnn.attacks.membership import Audit
-from complexnn.cli import open_run, parse, run
-from complexnn.config import InputError, at_least, to_dict
+from complexnn.checkpoint import sha256
+from complexnn.cli import make_accelerator, open_run, parse, run
+from complexnn.config import InputError, at_least, from_dict, to_dict
 from complexnn.images import Dataset, ImageSet
 from complexnn.networks.offloaded import Cost, cost, layers, offload
 from complexnn.networks.split import SplitNet
@@ -64,8 +65,8 @@ class OffloadConfig:
     """Use only this many test images, drawn with the seed; None: all."""
     data_dir: Path | None = None
     """Where the data set lies now; None: where it was."""
-    device: str = "cpu"
-    """cpu or cuda; keys are drawn on the CPU."""
+    device: str = "auto"
+    """auto, cpu, cuda, mps; keys are drawn on the CPU."""
     seed: int = 0
     """Seed of keys and decoys."""
 
@@ -78,6 +79,11 @@ class OffloadConfig:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")
 
     @property
+    def measured_as(self) -> tuple[Any, ...]:
+        """What its numbers depend on."""
+        return (*self.guarantee, self.group_size, self.limit_test, self.seed)
+
+    @property
     def guarantee(self) -> Guarantee:
         """ε, δ and r."""
         given = {n: getattr(self, n) for n in Guarantee._fields if getattr(self, n) is not None}
@@ -85,10 +91,11 @@ class OffloadConfig:
 
 
 @torch.no_grad()
-def evaluate(config: OffloadConfig, net: SplitNet, dataset: Dataset) -> dict[str, dict]:
+def evaluate(
+    config: OffloadConfig, net: SplitNet, dataset: Dataset, device: torch.device
+) -> dict[str, dict]:
     """Error with and without offload, cost per query, and what the audit found, as a row's
     metrics."""
-    device = torch.device(config.device)
     rng = random_for("evaluation", config.seed)
     known = dataset.train.subset(torch.arange(min(CALIBRATION, len(dataset.train))))
     known = _features(net, known, device)
@@ -191,20 +198,33 @@ def table(measured: dict[str, dict]) -> Table:
     return Table("interactive offload", ("", "value", "beside"), rows)
 
 
+def done(config: OffloadConfig) -> bool:
+    """Whether the victim's present weights were measured so already."""
+    weights = config.victim / "model.safetensors"
+    return weights.is_file() and any(
+        row["name"] == "offload"
+        and row["victim"] == sha256(weights)
+        and from_dict(OffloadConfig, row["config"]).measured_as == config.measured_as
+        for row in results.read_rows(config.victim / "results.jsonl")
+    )
+
+
 def main(argv: list[str]) -> None:
     config = parse(OffloadConfig, argv, "python -m complexnn.offload")
     started = time.time()
-    net, dataset = open_run(config.victim, config.data_dir, torch.device(config.device))
+    device = make_accelerator(config.device).device
+    net, dataset = open_run(config.victim, config.data_dir, device)
     if net.config.kind not in ("original", "additional"):
         raise InputError(
             f"{config.victim} is of kind {net.config.kind}: offload a network without rotation, "
             "original or additional"
         )
-    measured = evaluate(config, net, dataset)
+    measured = evaluate(config, net, dataset, device)
     row = {
-        "name": "offload", "metrics": measured,
+        "name": "offload", "victim": sha256(config.victim / "model.safetensors"),
+        "metrics": measured,
         "images": min(len(dataset.test), config.limit_test or len(dataset.test)),
-        "config": to_dict(config), **results.stamp(torch.device(config.device), started),
+        "config": to_dict(config), **results.stamp(device, started),
     }  # fmt: skip
     results.append_row(config.victim / "results.jsonl", row)
     print(table(measured).as_text())

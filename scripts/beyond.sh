@@ -8,7 +8,7 @@
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 
-root=runs/beyond
+root=runs/reproduction/beyond
 flags="--dataset folder --data-dir $(printf %q "${CIFAR10_JPEG:-data/cifar10-jpeg}") --epochs 5"
 
 # train ARCH NAME FLAGS...
@@ -50,6 +50,8 @@ attacks() {
         [[ $victim == */additional ]] && control=
         echo "attack.py all --victim $root/$victim $control --budget quick --precision bf16"
     done
+    # A released feature of the inner layers has 4,096 numbers: groups must be large.
+    echo "offload --victim $root/thin4/additional --group-size 2000 --limit-test 2000"
 }
 
 {

@@ -34,6 +34,7 @@ quick() {
 
 full() {
     scripts/readme_numbers.sh --list
+    scripts/beyond.sh --list
     echo "report tables runs/reproduction --html runs/reproduction/report.html"
 }
 

@@ -156,6 +156,8 @@ def test_the_command_measures_a_trained_network(tmp_path, capsys):
     # k = N + m - 1 decoys beside 100 queries, N from 16 to 256
     assert (100 + 16 + freedom - 1) / 100 < measured["server_work"]["value"]
     assert measured["server_work"]["value"] < (100 + 256 + freedom - 1) / 100
+    assert offload.done(offload.OffloadConfig(victim, group_size=100))
+    assert not offload.done(offload.OffloadConfig(victim, group_size=100, preset="strict"))
     assert measured["identified"]["value"] < 0.02
     assert measured["detected_at_1_fpr"]["value"] < 0.05
 
