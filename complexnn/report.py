@@ -34,7 +34,7 @@ class ReportConfig:
     """runs: task, angle, reconstruction and property errors of each run, beside chance or floor.
     tables: the paper's tables, its numbers beside the 2021 reproduction's and these runs'.
     summary: a verdict on each claim of the paper, and the runs behind it.
-    frontier: what defences keep of the server's worth, and what they let through.
+    frontier: what defences keep of the server's worth, what they let through, and offloads.
     budgets: how strong each attack is as its training steps grow.
     networks: parameters, work and traffic of every architecture, variant and kind."""
     runs: Positional[tuple[Path, ...]] = ()
@@ -227,7 +227,7 @@ def main(argv: list[str]) -> None:
     elif config.what == "summary":
         tables = summary.front_page(config.runs)
     elif config.what == "frontier":
-        tables = [summary.frontier_table(config.runs)]
+        tables = [summary.frontier_table(config.runs), *summary.offload_tables(config.runs)]
     elif config.what == "budgets":
         tables = [budget_table(config.runs)]
     else:

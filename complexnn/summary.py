@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from complexnn import published, verdicts
-from complexnn.config import InputError, Kind, command
+from complexnn import offload, published, verdicts
+from complexnn.config import InputError, Kind, command, from_dict
 from complexnn.networks.anatomy import dissect
+from complexnn.offload import OffloadConfig
 from complexnn.progress import duration
 from complexnn.published import Runs
 from complexnn.tables import Table
@@ -174,6 +175,21 @@ def frontier_table(folders: Iterable[Path]) -> Table:
         "identifies most. Angle: the strongest attack (beside blind guessing)."
     )
     return Table("Use against leakage", head, lines, note)
+
+
+def offload_tables(folders: Iterable[Path]) -> list[Table]:
+    """What :mod:`complexnn.offload` measured on each network."""
+    found = []
+    for runs in published.collect(folders):
+        row = runs.attacked.get("offload")
+        if row is not None:
+            guarantee = from_dict(OffloadConfig, row["config"])
+            title = (
+                f"Interactive offload of {runs.network} {runs.config.net.label}, {runs.dataset}: "
+                f"{row['images']:,} test images, groups of {guarantee.group_size:,}"
+            )
+            found.append(replace(offload.table(row["metrics"]), title=title))
+    return found
 
 
 def _leak(rows: verdicts.Rows, family: str, blind: str) -> str:
