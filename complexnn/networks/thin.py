@@ -33,8 +33,9 @@ def thin(
             BasicBlock(server, 64, 64),
             BasicBlock(server, 64, 128, stride=2),
             BasicBlock(server, 128, 128),
-            server.global_pool(),
             server.flatten(),
+            # Not an average over the map: of features that are nearly linear it would leave little.
+            server.linear(128 * (-(-height // 2)) * (-(-width // 2)), 128),
         ),
         decoder=nn.Sequential(device.act(), device.linear(128, num_classes)),
         released=(channels, height, width),
