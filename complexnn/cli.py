@@ -8,6 +8,7 @@ import dataclasses
 import errno
 import io
 import logging
+import math
 import os
 import re
 import shutil
@@ -24,7 +25,7 @@ import tyro
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from complexnn import checkpoint, data, progress, results, training
+from complexnn import checkpoint, data, privacy, progress, results, training
 from complexnn.config import (
     AttackConfig,
     DataConfig,
@@ -36,7 +37,7 @@ from complexnn.config import (
     to_dict,
 )
 from complexnn.images import Dataset
-from complexnn.networks.registry import build, load
+from complexnn.networks.registry import build, load, topology
 from complexnn.networks.split import SplitNet
 
 C = TypeVar("C")
@@ -372,8 +373,22 @@ def for_dataset(net: NetConfig, dataset: Dataset) -> NetConfig:
     )  # fmt: skip
 
 
+def _proof(config: NetConfig) -> str:
+    """What the Gaussian decoys of ``config`` prove about one release of one query."""
+    if not config.gaussian_decoys:
+        return ""
+    numbers = math.prod(topology(config).released)
+    freedom = privacy.degrees_of_freedom(numbers, config.gaussian_decoys)
+    if freedom < 2:
+        return f"; the decoys prove nothing: {numbers} numbers a part need {numbers + 1} or more"
+    epsilon = privacy.epsilon_for(1e-6, freedom, numbers / config.decoy_scale**2)
+    if math.isinf(epsilon):
+        return "; the decoys prove nothing at a δ of 1e-6: add some, or enlarge them"
+    return f"; one release of a query is ({epsilon:.2g}, 1e-6)-private"
+
+
 def describe(net: SplitNet, dataset: Dataset) -> str:
-    """One line about a run: network, data, sizes."""
+    """One line about a run: network, data, sizes, and what Gaussian decoys prove."""
     config = net.config
     parameters = sum(p.numel() for p in net.parameters())
     return (
@@ -381,6 +396,7 @@ def describe(net: SplitNet, dataset: Dataset) -> str:
         f"{dataset.name}: {len(dataset.train)} training, {len(dataset.validation)} validation, "
         f"{len(dataset.test)} test images of {'x'.join(map(str, dataset.shape))}, "
         f"{len(dataset.labels)} {'labels' if dataset.test.labels.dim() == 1 else 'attributes'}"
+        f"{_proof(config)}"
     )
 
 

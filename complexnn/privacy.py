@@ -110,6 +110,19 @@ def freedom_for(
     return high
 
 
+def epsilon_for(allowed: float, freedom: int, ratio: float) -> float:
+    """The least ε at which one query is (ε, ``allowed``)-private; infinite if there is none."""
+    low, high = 0.0, 1.0
+    while delta(high, freedom, ratio) > allowed:
+        if high > 500:  # below s = r only a present query is ruled out, whatever ε
+            return math.inf
+        low, high = high, 2 * high
+    while high - low > 1e-6 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if delta(middle, freedom, ratio) <= allowed else (middle, high)
+    return high
+
+
 def composed_delta(
     epsilon: float, freedom: int, ratio: float, queries: int, *, step: float = 1e-3
 ) -> float:

@@ -12,8 +12,8 @@ from scipy.integrate import quad
 from scipy.stats import chi2
 
 import complexnn
+from complexnn import cli, privacy
 from complexnn import functional as cF
-from complexnn import privacy
 from complexnn.attacks import span
 from complexnn.config import InputError
 
@@ -284,3 +284,29 @@ def test_freedom_grows_with_releases():
     assert needed == sorted(needed)
     assert privacy.composed_delta(4, needed[2], 1, 4) <= 1e-6
     assert privacy.composed_delta(4, needed[2] - 1, 1, 4) > 1e-6
+
+
+@pytest.mark.parametrize(("freedom", "ratio"), [(19, 1.0), (250, 4.0), (9, 0.1)])
+def test_epsilon_and_delta_are_inverse(freedom, ratio):
+    epsilon = privacy.epsilon_for(1e-6, freedom, ratio)
+    assert privacy.delta(epsilon, freedom, ratio) <= 1e-6
+    assert privacy.delta(epsilon * (1 - 1e-4), freedom, ratio) > 1e-6
+
+
+def test_no_epsilon_suffices_where_a_query_is_ruled_out_by_chance():
+    """At m = 2 and r = 1, s < r has probability 0.39 without the query and 0 with it."""
+    assert privacy.epsilon_for(1e-6, 2, 1.0) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("decoys", "scale", "said"),
+    [
+        ("34", "4", "one release of a query is (3.9, 1e-6)-private"),
+        ("10", "4", "16 numbers a part need 17 or more"),
+        ("17", "1", "prove nothing at a δ of 1e-6"),
+    ],
+)
+def test_training_says_what_its_decoys_prove(decoys, scale, said, capsys):
+    words = ["--arch", "thin4", "--dry-run", "--adversarial-weight", "0", "--gaussian-decoys"]
+    assert cli.run(cli.train_main, [*words, decoys, "--decoy-scale", scale]) == 0
+    assert said in capsys.readouterr().err
