@@ -8,7 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -19,7 +19,7 @@ from complexnn.checkpoint import sha256
 from complexnn.cli import make_accelerator, open_run, parse, run
 from complexnn.config import InputError, at_least, from_dict, to_dict
 from complexnn.images import Dataset, ImageSet
-from complexnn.networks.offloaded import Cost, cost, layers, offload
+from complexnn.networks.offloaded import PRESETS, Cost, Guarantee, cost, layers, offload
 from complexnn.networks.split import SplitNet
 from complexnn.progress import track
 from complexnn.tables import Table
@@ -28,17 +28,6 @@ from complexnn.training import random_for
 CALIBRATION = 2048  # training images that set the bounds
 GALLERY = 1000  # candidates of the identification
 FALSE_ALARMS = 0.01
-
-
-class Guarantee(NamedTuple):
-    """What holds for one query, and with which decoys."""
-
-    epsilon: float
-    delta: float
-    ratio: float
-
-
-PRESETS = {"private": Guarantee(1.0, 1e-6, 1e-3), "strict": Guarantee(0.1, 1e-9, 1e-4)}
 
 
 @dataclass(frozen=True)
@@ -100,9 +89,7 @@ def evaluate(
     known = dataset.train.subset(torch.arange(min(CALIBRATION, len(dataset.train))))
     known = _features(net, known, device)
     epsilon, delta, ratio = config.guarantee
-    server = offload(
-        net.processing, known, epsilon=epsilon, delta=delta, ratio=ratio, generator=rng
-    )
+    server = offload(net.processing, known, config.guarantee, generator=rng)
     steps = layers(server)
     audit = Audit(_inputs(server, known[:GALLERY]))
     for step in steps:

@@ -11,9 +11,10 @@ The likelihood ratio depends on S through one number, the Schur complement of th
 
 which is :math:`\chi^2_m` without a and :math:`r + \chi^2_m` with it, for m = k - N + 1 and
 :math:`r = \|a\|^2 / \sigma^2`. So the release is as private as adding :math:`\chi^2_m` noise to a
-number that a query moves by r. For m of 2 or more that noise has a log-concave density: thresholds
-on s are the best tests, and a longer a is never harder to find, so a bound on its norm suffices.
-The derivation stands in docs/beyond.md.
+number that a query moves by r. (Absent: zeros stand in its place, so that the number of parts tells
+nothing.) For m of 2 or more that noise has a log-concave density: thresholds on s are the best
+tests, and a longer a is never harder to find, so a bound on its norm suffices. The derivation
+stands in docs/beyond.md.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def delta(epsilon: float, freedom: int, ratio: float) -> float:
         c_\mp = \frac{r}{1 - e^{-(r \pm 2\varepsilon) / (m - 2)}}
 
     with F the distribution function of :math:`\chi^2_m`; the second term is zero at 2ε ≥ r.
-    Neighbours: the query is there or not. The bound holds for every shorter query.
+    Neighbours: the query is there, or zeros are in its place. The bound holds for every shorter
+    query.
 
     Args:
         epsilon: ε, not negative.

@@ -10,6 +10,7 @@ from complexnn import cli, offload, privacy, results
 from complexnn.attacks.membership import Audit
 from complexnn.config import InputError
 from complexnn.networks import offloaded
+from complexnn.networks.offloaded import PRESETS, Guarantee
 
 
 @pytest.fixture(autouse=True)
@@ -29,20 +30,20 @@ def network(dtype=torch.float64):
 
 def test_the_answer_is_the_plain_networks(rng):
     net, images = network(), torch.randn(20, 2, 4, 4, dtype=torch.float64, generator=rng)
-    away = offloaded.offload(net, images, ratio=0.5, generator=rng)
+    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
     torch.testing.assert_close(away(images), net(images), atol=1e-10, rtol=1e-10)
     torch.testing.assert_close(away(images[:1]), net(images[:1]), atol=1e-10, rtol=1e-10)
 
 
 def test_rounding_stays_small_in_float32(rng):
     net, images = network(torch.float32), torch.randn(20, 2, 4, 4, generator=rng)
-    away = offloaded.offload(net, images, ratio=0.01, generator=rng)
+    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
     torch.testing.assert_close(away(images), net(images), atol=1e-3, rtol=1e-3)
 
 
 def test_inputs_beyond_the_bound_are_scaled_down_to_it(rng):
     net, images = network(), torch.randn(20, 2, 4, 4, dtype=torch.float64, generator=rng)
-    away = offloaded.offload(net, images, generator=rng)
+    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
     layer = offloaded.layers(away)[0]
     assert layer.bound == images.flatten(1).norm(dim=1).max()
     loud = 10 * images[:3]
@@ -53,7 +54,7 @@ def test_inputs_beyond_the_bound_are_scaled_down_to_it(rng):
 
 def test_what_is_sent_is_a_rotated_group_with_gaussian_decoys(rng):
     net, images = network(), torch.randn(20, 2, 4, 4, dtype=torch.float64, generator=rng)
-    away = offloaded.offload(net, images, epsilon=2, delta=1e-4, ratio=2, generator=rng)
+    away = offloaded.offload(net, images, Guarantee(2, 1e-4, 2), generator=rng)
     first = offloaded.layers(away)[0]
     heard = []
     first.listener = lambda *seen: heard.append(seen[:2])
@@ -78,7 +79,7 @@ def test_what_is_sent_is_a_rotated_group_with_gaussian_decoys(rng):
 def test_cost_counts_multiplications(rng):
     net = network()
     images = torch.randn(20, 2, 4, 4, dtype=torch.float64, generator=rng)
-    away = offloaded.offload(net, images, generator=rng)
+    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
     away(images)
     conv, linear = offloaded.layers(away)
     n, d = 20 + conv.decoys, 20
@@ -95,7 +96,7 @@ def test_a_dense_key_always_costs_the_device_more_than_the_layer(numbers, output
     """Rotating one answer back takes (d + k) N' products; the layer takes N N', and k >= N."""
     net = nn.Sequential(nn.Linear(numbers, outputs))
     images = torch.randn(group, numbers, generator=rng)
-    away = offloaded.offload(net, images, generator=rng)
+    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
     away(images)
     cost = offloaded.cost(offloaded.layers(away)[0], group)
     assert cost.device > cost.plain
@@ -103,7 +104,7 @@ def test_a_dense_key_always_costs_the_device_more_than_the_layer(numbers, output
 
 def test_no_layer_to_offload_is_refused():
     with pytest.raises(InputError, match="no linear layer"):
-        offloaded.offload(nn.ReLU(), torch.zeros(2, 3))
+        offloaded.offload(nn.ReLU(), torch.zeros(2, 3), PRESETS["private"])
 
 
 def audited(ratio, freedom, rng, groups=40):
@@ -151,7 +152,7 @@ def test_the_command_measures_a_trained_network(tmp_path, capsys):
     measured = row["metrics"]
     assert measured["error"]["value"] == measured["error"]["plain"]
     assert measured["delta"]["value"] <= 1e-6
-    freedom = privacy.freedom_for(1.0, 1e-6, 1e-3, releases=7)
+    freedom = privacy.freedom_for(1.0, 1e-6, 1e-3, releases=8)
     assert measured["degrees_of_freedom"]["value"] == freedom
     # k = N + m - 1 decoys beside 100 queries, N from 16 to 256
     assert (100 + 16 + freedom - 1) / 100 < measured["server_work"]["value"]
@@ -177,4 +178,4 @@ def test_the_command_refuses_what_it_cannot_offload(tmp_path, capsys):
 def test_presets_and_their_changes():
     config = offload.OffloadConfig("victim", preset="strict", ratio=0.5)
     assert config.guarantee == (0.1, 1e-9, 0.5)
-    assert offload.OffloadConfig("victim").guarantee == offload.PRESETS["private"]
+    assert offload.OffloadConfig("victim").guarantee == PRESETS["private"]

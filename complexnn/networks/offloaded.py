@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,17 @@ from complexnn import privacy
 from complexnn.config import InputError
 
 Listener = Callable[[Tensor, Tensor, "Layer"], None]  # what was sent, the inputs behind it
+
+
+class Guarantee(NamedTuple):
+    """What holds for one query over all layers, and with which decoys."""
+
+    epsilon: float
+    delta: float
+    ratio: float  # r, of squared norm to the decoys' variance: smaller costs precision, not work
+
+
+PRESETS = {"private": Guarantee(1.0, 1e-6, 1e-3), "strict": Guarantee(0.1, 1e-9, 1e-4)}
 
 
 class Layer(nn.Module):
@@ -86,10 +98,8 @@ class Layer(nn.Module):
 def offload(
     module: nn.Module,
     images: Tensor,
+    guarantee: Guarantee,
     *,
-    epsilon: float = 4.0,
-    delta: float = 1e-6,
-    ratio: float = 1.0,
     generator: Generator | None = None,
 ) -> nn.Module:
     """A copy of ``module`` that runs its linear layers on the server.
@@ -99,8 +109,7 @@ def offload(
             no sample's output depending on another sample.
         images: inputs to calibrate on, ``(B, ...)``: each layer's bound is the largest norm that
             they reach there. Not queries: the bounds are public.
-        epsilon, delta: of one query over all layers.
-        ratio: r of every layer; smaller hides more and costs precision, not work.
+        guarantee: what holds for one query over all layers, such as ``PRESETS["private"]``.
         generator: source of keys and decoys; None: the operating system's.
 
     Raises:
@@ -110,6 +119,7 @@ def offload(
     found = [n for n, m in copied.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     if not found:
         raise InputError(f"{type(module).__name__} has no linear layer to offload")
+    epsilon, delta, ratio = guarantee
     freedom = privacy.freedom_for(epsilon, delta, ratio, releases=len(found))
     for name in found:
         inner = Layer(copied.get_submodule(name), freedom, ratio, generator)
@@ -142,10 +152,7 @@ class Cost:
 def cost(layer: Layer, group: int) -> Cost:
     """What a query of a group of ``group`` costs at ``layer``, once it was called."""
     parts = group + layer.decoys
-    weight = layer.layer.weight
-    plain = float(weight[0].numel() * layer.outputs)
-    if isinstance(layer.layer, nn.Linear):
-        plain = float(weight.numel())
+    plain = float(layer.layer.weight[0].numel() * layer.outputs)
     return Cost(
         plain,
         plain * parts / group,
