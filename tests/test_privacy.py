@@ -236,6 +236,10 @@ def test_the_numbers_of_the_write_up_are_the_accountants():
     decoys = 256 + 19 - 1
     assert f"takes k = {decoys} and costs {privacy.work_factor(1024, decoys):.2f} times" in page
     assert f"with d = 64 it costs {privacy.work_factor(64, decoys):.1f} times" in page
+    room = [f"{100 * privacy.detection(0.5, m, 1):.1f} %" for m in (19, 43)]
+    assert f"right on 50 % leaves room for {room[0]}; at\nm = 43, (1, 10⁻⁶), for {room[1]}" in page
+    assert privacy.freedom_for(1.0, 1e-6, 1e-3, releases=4) == 4
+    assert "m = 4 suffices for (1, 10⁻⁶) over four releases at r = 10⁻³" in page
 
 
 @pytest.mark.parametrize("settings", [{}, {"gate": "mixing"}])
