@@ -9,7 +9,7 @@ set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 
 root=runs/reproduction/beyond
-flags="--dataset folder --data-dir $(printf %q "${CIFAR10_JPEG:-data/cifar10-jpeg}") --epochs 5 --generator-width 16"
+flags="--dataset folder --data-dir $(printf %q "${CIFAR10_JPEG:-data/cifar10-jpeg}") --epochs 5"
 
 # train ARCH NAME FLAGS...
 train() {

@@ -152,7 +152,7 @@ def test_the_command_measures_a_trained_network(tmp_path, capsys):
     measured = row["metrics"]
     assert measured["error"]["value"] == measured["error"]["plain"]
     assert measured["delta"]["value"] <= 1e-6
-    freedom = privacy.freedom_for(1.0, 1e-6, 1e-3, releases=8)
+    freedom = privacy.freedom_for(1.0, 1e-6, 1e-3, releases=7)
     assert measured["degrees_of_freedom"]["value"] == freedom
     # k = N + m - 1 decoys beside 100 queries, N from 16 to 256
     assert (100 + 16 + freedom - 1) / 100 < measured["server_work"]["value"]

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from complexnn.networks.kit import REAL, Kit
 from complexnn.networks.resnet import BasicBlock
 from complexnn.networks.topology import Topology
 
 
-class DeepAndLinear(nn.Module):
-    """The sum of a deep stretch and of any linear map to the same numbers: beside it the deep
-    stretch is worth what is not linear about it."""
-
-    def __init__(self, deep: nn.Module, linear: nn.Module) -> None:
-        super().__init__()
-        self.deep, self.linear = deep, linear
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.deep(x) + self.linear(x)
-
-
 def thin(
     server: Kit, num_classes: int, in_channels: int, size: tuple[int, int], *, channels: int
 ) -> Topology:
-    """Two strided convolutions on the device; on the server a ResNet of three blocks and, beside
-    it, one linear layer.
+    """Two strided convolutions on the device, a ResNet of three blocks on the server.
 
     Not in the paper. A part is ``channels`` maps of a quarter of the image's sides: 64 to 1,024
     numbers at 32x32, so that a group, or a group and its Gaussian decoys, can have more parts than
@@ -40,17 +27,14 @@ def thin(
             device.act(),
             device.conv(16, channels, 3, stride=2, padding=1, bias=True),
         ),
-        processing=DeepAndLinear(
-            nn.Sequential(
-                server.conv(channels, 64, 3, padding=1, bias=False),
-                server.norm_act(64),
-                BasicBlock(server, 64, 64),
-                BasicBlock(server, 64, 128, stride=2),
-                BasicBlock(server, 128, 128),
-                server.global_pool(),
-                server.flatten(),
-            ),
-            nn.Sequential(server.flatten(), server.linear(channels * height * width, 128)),
+        processing=nn.Sequential(
+            server.conv(channels, 64, 3, padding=1, bias=False),
+            server.norm_act(64),
+            BasicBlock(server, 64, 64),
+            BasicBlock(server, 64, 128, stride=2),
+            BasicBlock(server, 128, 128),
+            server.global_pool(),
+            server.flatten(),
         ),
         decoder=nn.Sequential(device.act(), device.linear(128, num_classes)),
         released=(channels, height, width),
