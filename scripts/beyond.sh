@@ -43,12 +43,22 @@ trainings() {
     train thin4 nopeek --kind additional --defence nopeek
 }
 
+# attack WHAT VICTIM FLAGS...: with the unprotected network beside it.
+attack() {
+    local control="--control $root/${2%/*}/additional"
+    [[ $2 == */additional ]] && control=
+    echo "attack.py $1 --victim $root/$2 $control --budget quick --precision bf16 ${*:3}"
+}
+
 attacks() {
-    for victim in thin4/{additional,decoy-2{,-mixing},packed-{2,8,8-mixing,32,128},noisy-{0.5,1.0,2.0},quantise,nopeek} \
-        thin1/{additional,packed-64,packed-64-private}; do
-        control="--control $root/${victim%/*}/additional"
-        [[ $victim == */additional ]] && control=
-        echo "attack.py all --victim $root/$victim $control --budget quick --precision bf16"
+    for victim in thin4/{additional,decoy-2{,-mixing},packed-{2,8,8-mixing},noisy-{0.5,1.0,2.0}} \
+        thin4/{quantise,nopeek} thin1/additional; do
+        attack all "$victim"
+    done
+    # Searches for each of many keys would take hours.
+    for victim in thin4/packed-{32,128} thin1/packed-64{,-private}; do
+        attack span "$victim"
+        attack inversion "$victim" --only "'dec(x)'"
     done
     # A released feature of the inner layers has 4,096 numbers: groups must be large.
     echo "offload --victim $root/thin4/additional --group-size 2000 --limit-test 2000"
