@@ -120,6 +120,8 @@ def evaluate(
     scores = torch.cat([*audit.there, *audit.absent])
     truth = torch.arange(len(scores)) < len(scores) // 2
     releases, freedom = len(steps), steps[0].freedom
+    found = metrics.tpr_at_fpr(scores, truth)
+    least, most = metrics.share_interval(found, len(truth) // 2)
     return {
         "error": {
             "value": error.mean().item(), "low": low, "high": high,
@@ -140,7 +142,7 @@ def evaluate(
             "chance": 1 / (1 + len(audit.gallery[0])),
         },
         "detected_at_1_fpr": {
-            "value": metrics.tpr_at_fpr(scores, truth),
+            "value": found, "low": least, "high": most,
             "bound": privacy.composed_detection(FALSE_ALARMS, freedom, ratio, releases),
             "chance": FALSE_ALARMS,
         },
@@ -178,7 +180,8 @@ def table(measured: dict[str, dict]) -> Table:
         ("numbers sent per query", f"{m['traffic']:,.0f}", "both ways"),
         ("identified, %", f"{100 * m['identified']:.2f}", f"chance: {100 * found['chance']:.2f}"),
         (
-            "found at 1 % false alarms, %", f"{100 * m['detected_at_1_fpr']:.1f}",
+            "found at 1 % false alarms, %",
+            "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * seen[k] for k in ("value", "low", "high"))),
             f"bound: {100 * seen['bound']:.1f}",
         ),
     ]  # fmt: skip

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from complexnn.networks.offloaded import Layer
 
-TARGETS = 100  # queries of each group that are asked for
-
 
 class Audit:
     r"""The strongest attacker there is: it knows the network and every other query of the group,
@@ -21,7 +19,7 @@ class Audit:
 
     def __init__(self, gallery: list[Tensor]) -> None:
         self.gallery = gallery  # each layer's clipped inputs of the candidates, (1000, N)
-        self.there: list[Tensor] = []  # scores of the queries themselves, per group (targets,)
+        self.there: list[Tensor] = []  # scores of the queries themselves, per group (d,)
         self.absent: list[Tensor] = []  # the same, had they not been there
         self.ranks: list[Tensor] = []
         self._sum: Tensor | None = None
@@ -29,10 +27,9 @@ class Audit:
 
     def hear(self, sent: Tensor, rows: Tensor, layer: Layer) -> None:
         """Take in what one layer sent, ``(d + k, N)``, with the inputs ``(d, N)`` behind it."""
-        targets = rows[:TARGETS].double()
-        wide = sent.double()
+        targets, wide = rows.double(), sent.double()
         # Without the group's own queries: W, the decoys alone.
-        noise = wide.mT @ wide - rows.double().mT @ rows.double()
+        noise = wide.mT @ wide - targets.mT @ targets
         inverse = torch.linalg.inv(noise)
         candidates = self.gallery[self._layer].double()
         own = (targets @ inverse * targets).sum(1)  # aᵀW⁻¹a
