@@ -13,7 +13,7 @@ import complexnn
 from complexnn import data, metrics
 from complexnn import functional as cF
 from complexnn.attacks import attacker as attacker_module
-from complexnn.attacks import fitting, inversion, keys, optimise, roster, span
+from complexnn.attacks import fitting, inversion, keys, optimise, roster, scoring, span
 from complexnn.attacks.attacker import Attacker
 from complexnn.attacks.fitting import Knowledge, Observation, best_matching, take
 from complexnn.config import AttackConfig, DataConfig
@@ -334,6 +334,25 @@ def test_true_positive_rate_at_one_percent_of_false_positives():
 
 
 # ---------------------------------------------------------------------- what must never happen
+
+
+def test_the_blind_answer_to_a_packed_group_is_a_set_in_the_best_order(tmp_path):
+    """A set gains from the assignment alone, so that a floor of one image would flatter attacks."""
+    psnr = {}
+    for name, settings in (("decoy", {}), ("packed", {"dim": 8, "group": "packed"})):
+        attacker, whole = make_attacker(tmp_path / name, **settings)
+        judge = scoring.Scoring(attacker, whole.test)
+        (seen,) = observe(attacker, whole, 120)
+        guess = judge.guess(seen)
+        assert guess.shape == seen.batch.images.shape
+        psnr[name] = metrics.psnr(guess, seen.batch.images).mean().item()
+        if name == "decoy":
+            assert torch.equal(guess, judge.mean_image.expand_as(guess))
+            continue
+        for group in guess.unflatten(0, (15, 8)):  # each image of the book once
+            matched = torch.cdist(group.flatten(1), judge.codebook.flatten(1)).argmin(dim=1)
+            assert matched.sort().values.tolist() == list(range(8))
+    assert psnr["packed"] > psnr["decoy"] + 0.5
 
 
 NOISE = {"dim": 3, "group": "packed", "gaussian_decoys": 2}

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from sklearn.cluster import KMeans
 from torch import Tensor
 
 from complexnn import metrics, tasks
-from complexnn.attacks import inference, keys, span
+from complexnn.attacks import inference, inversion, keys, span
 from complexnn.attacks.attacker import Attacker
-from complexnn.attacks.fitting import Observation
+from complexnn.attacks.fitting import Observation, take
 from complexnn.images import ImageSet
 
 TOP = 5
@@ -97,6 +98,25 @@ class Scoring:
         images = self.attacker.knowledge.train
         batches = images.batches(256, self.device)
         return sum(b.images.sum(0) for b in batches) / len(images)
+
+    @cached_property
+    def codebook(self) -> Tensor:
+        """The blind answer for a group: the mean image; for packed queries, whose answers the best
+        assignment puts in order, as many images as there are queries, by k-means on the attacker's
+        own, since a varied set gains from the assignment alone. ``(queries, C, H, W)``."""
+        queries = self.attacker.knowledge.net.config.queries
+        if queries == 1:
+            return self.mean_image.unsqueeze(0)
+        own = _first(self.attacker.knowledge.train, max(4096, 8 * queries), self.device)
+        found = KMeans(queries, n_init=1, random_state=0).fit(own.flatten(1).cpu().numpy())
+        return torch.from_numpy(found.cluster_centers_).to(own).view(-1, *own.shape[1:])
+
+    def guess(self, seen: Observation) -> Tensor:
+        """The blind answer to every query, in the batch's order."""
+        book = self.codebook.expand(len(seen.released), *self.codebook.shape)
+        truth = seen.images[:, : len(self.codebook)]
+        ordered = take(book, inversion.match(book, truth))
+        return ordered.flatten(0, 1)[: seen.key.queries]
 
     @cached_property
     def blend_weight(self) -> float:

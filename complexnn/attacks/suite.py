@@ -237,10 +237,10 @@ def _judge(target: Target, attack: Attack) -> tuple[dict[str, dict[str, Any]], l
 
 
 def _floors(target: Target, measured: dict[str, dict[str, Any]], count: int) -> None:
-    """The same measures of the mean image and, where images share a group, of the best constant
+    """The same measures of the blind answer and, where images share a group, of the best constant
     blend of them."""
     judge = target.scoring
-    answers = {"floor": lambda seen: judge.mean_image.expand_as(seen.batch.images)}
+    answers = {"floor": judge.guess}
     if target.attacker.rotated:
         answers["blend"] = judge.blend
     for kind, answer in answers.items():
