@@ -301,11 +301,17 @@ def frontier(ours: Sequence[Runs], path: Path) -> str:
     shown = summary.frontier(ours)
     if not shown:
         raise InputError("no network with an additional and a local beside it was attacked")
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.0))
-    for place in shown:
+    figure, (left, right, names) = plt.subplots(1, 3, figsize=(11.6, 4.0), width_ratios=(3, 3, 2.2))
+    for number, place in enumerate(shown, start=1):
         floor = place.inversion["floor"]
-        _placed(left, place, {k: place.inversion[k] - floor for k in ("value", "low", "high")})
-        _placed(right, place, {k: 100 * place.identified[k] for k in ("value", "low", "high")})
+        above = {k: place.inversion[k] - floor for k in ("value", "low", "high")}
+        found = {k: 100 * place.identified[k] for k in ("value", "low", "high")}
+        _placed(left, place, above, number)
+        _placed(right, place, found, number)
+        net, data = place.runs.network, place.runs.dataset
+        line = f"{number}  {net}, {data}: {place.runs.config.net.label}"
+        names.text(0, 1 - number / (len(shown) + 1), line, fontsize=7, transform=names.transAxes)
+    names.set_axis_off()
     left.axhline(0, color="#999999", linewidth=1, linestyle="--")
     left.set_ylabel("strongest inversion:\nPSNR above the mean image in dB", fontsize=8)
     right.set_yscale("symlog", linthresh=0.1)
@@ -322,24 +328,24 @@ def frontier(ours: Sequence[Runs], path: Path) -> str:
     where = ", ".join(dict.fromkeys(f"{p.runs.network} on {p.runs.dataset}" for p in shown))
     return (
         f"Defences ({where}): the share of "
-        "the server's worth that is kept (0 %: no better than any linear map in the server's "
-        "place; 100 %: as good as without a defence) against the strongest inversion and the "
+        "the server's worth that is kept (0 %: no better than the control "
+        "`local`; 100 %: as good as without a defence) against the strongest inversion and the "
         f"strongest identification among 1,000 candidates. {images:,} test images for the task, "
         f"one network each, seed 0; {INTERVALS}. Dashed: the mean image, chance. Right and low is "
         "where a defence should be."
     )
 
 
-def _placed(axis: Axes, place: summary.Place, leak: dict[str, float]) -> None:
-    """One network on one panel of :func:`frontier`."""
-    net = place.runs.config.net
-    (x, low, high), y, look = (100 * s for s in place.kept), leak["value"], LOOKS[net.kind]
+def _placed(axis: Axes, place: summary.Place, leak: dict[str, float], number: int) -> None:
+    """One network on one panel of :func:`frontier`, by its number in the list beside it."""
+    (x, low, high), y = (100 * s for s in place.kept), leak["value"]
+    colour, shape = LOOKS[place.runs.config.net.kind]
     axis.errorbar(
-        x, y, marker=look[1], color=look[0], capsize=2, linewidth=1,
+        x, y, marker=shape, color=colour, capsize=2, linewidth=1,
         xerr=[[x - low], [high - x]], yerr=[[y - leak["low"]], [leak["high"] - y]],
     )  # fmt: skip
-    name = f"{place.runs.network}: {net.label.removeprefix('complex ')}"
-    axis.annotate(name, (x, y), textcoords="offset points", xytext=(5, 5), fontsize=6)
+    height = (5, -12, 15, -22)[number % 4]  # numbers of points that lie close stay apart
+    axis.annotate(number, (x, y), textcoords="offset points", xytext=(0, height), fontsize=8)
 
 
 def point(

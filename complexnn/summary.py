@@ -155,7 +155,7 @@ def frontier_table(folders: Iterable[Path]) -> Table:
         cost = dissect(net).flops["processing"]
         plain = dissect(replace(net, **PLAIN)).flops["processing"]
         lines.append((
-            place.runs.network, net.label,
+            f"{place.runs.network}, {place.runs.dataset}", net.label,
             "{value:.1f} [{low:.1f}, {high:.1f}]".format(
                 **{k: 100 * error[k] for k in ("value", "low", "high")}
             ),
@@ -165,11 +165,11 @@ def frontier_table(folders: Iterable[Path]) -> Table:
             f"{100 * place.identified['value']:.1f}",
             _leak(rows, "angle", "chance") if net.parts > 1 else "no key",
         ))  # fmt: skip
-    head = ("network", "released", "task error in %", "kept of the server's worth in %",
+    head = ("network, data", "released", "task error in %", "kept of the server's worth in %",
             "server's work", "strongest inversion, dB above the mean image", "identified in %",
             "angle error in rad")  # fmt: skip
     note = (
-        "Kept: 0 is no better than any linear map in the server's place, 100 as good as without a "
+        "Kept: 0 is no better than the control `local`, 100 as good as without a "
         "defence; 95 % intervals over test images, one network each. Work: per query, beside the "
         "network without rotation. Mean image: for packed queries d blind images in the best "
         "order. Identified: among 1,000 candidates, by the attack that identifies most. Angle: the "

@@ -101,7 +101,7 @@ def test_the_frontier_sets_use_against_leakage(runs, tmp_path, capsys):
     by_name = {row[1]: row for row in table.rows}
     assert list(by_name) == ["additional", "complex d=2 decoy", "original"]
     network, _, error, kept, work, leak, found, angle = by_name["complex d=2 decoy"]
-    assert (network, error, leak, found) == ("lenet", "11.0 [10.8, 11.2]", "8.0", "50.0")
+    assert (network, error, leak, found) == ("lenet, digits", "11.0 [10.8, 11.2]", "8.0", "50.0")
     assert kept == "80 [77, 83]"
     assert (work, angle) == ("2.00", "0.050 (1.571)")
     assert by_name["additional"][3:5] == ("100 [97, 103]", "1.00")
