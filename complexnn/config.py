@@ -141,6 +141,8 @@ class NetConfig:
             raise InputError(f"complex weights need 2 parts, got {self.parts}; use weights real")
         if self.gaussian_decoys < 0:
             raise InputError(f"gaussian_decoys must not be negative, got {self.gaussian_decoys}")
+        if not self.gaussian_decoys and self.decoy_scale != NetConfig.decoy_scale:
+            raise InputError("decoy_scale applies to gaussian_decoys of 1 or more only, not to 0")
         if self.decoy_scale <= 0:
             raise InputError(f"decoy_scale must be positive, got {self.decoy_scale}")
         if self.epsilon <= 0:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from complexnn import offload, published, verdicts
-from complexnn.config import InputError, Kind, command, from_dict
+from complexnn.config import InputError, Kind, NetConfig, command, from_dict
 from complexnn.networks.anatomy import dissect
 from complexnn.offload import OffloadConfig
 from complexnn.progress import duration
@@ -23,11 +23,11 @@ KINDS = {
 }
 # The attacks that decide a claim.
 FAMILIES = {"angle": ("angle",), "input": ("inversion", "span"), "property": ("property",)}
-# What makes a rotated network the plain one again.
-PLAIN = {
-    "kind": "additional", "dim": 2, "group": "decoy", "gaussian_decoys": 0, "decoy_scale": 1.0,
-    "weights": "real", "gate": "paper", "gamma": 0.2,
-}  # fmt: skip
+# What a defended network shares with the one without a defence.
+SHARED = (
+    "arch", "variant", "generator_width", "relu_end", "num_classes", "in_channels", "image_size",
+    "mean", "std",
+)  # fmt: skip
 MARKS = ("<!-- results -->", "<!-- end of results -->")
 
 
@@ -153,7 +153,8 @@ def frontier_table(folders: Iterable[Path]) -> Table:
         share, low, high = (100 * s for s in place.kept)
         leak = place.inversion
         cost = dissect(net).flops["processing"]
-        plain = dissect(replace(net, **PLAIN)).flops["processing"]
+        shared = {name: getattr(net, name) for name in SHARED}
+        plain = dissect(NetConfig(kind="additional", **shared)).flops["processing"]
         lines.append((
             f"{place.runs.network}, {place.runs.dataset}", net.label,
             "{value:.1f} [{low:.1f}, {high:.1f}]".format(

@@ -145,7 +145,7 @@ class Cost:
 
     plain: float  # the layer itself
     server: float
-    device: float  # rotating there and back
+    device: float  # rotating there and back; drawing the key, of order (d + k)³ / d, is not in it
     traffic: float  # both ways
 
 
