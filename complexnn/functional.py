@@ -24,8 +24,6 @@ from torch import Generator, Tensor, nn
 from complexnn import fused
 from complexnn.fused import all_reduced, at_least_float32, processes
 
-# Below every modulus that matters, above float32's underflow: keeps 0 / 0 out of the gate.
-
 
 # ---------------------------------------------------------------------------------- randomness
 

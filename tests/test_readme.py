@@ -1,0 +1,68 @@
+"""What the pages tell a reader to type: the code runs, and the commands exist with these flags."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from complexnn import bench, checkpoints, cli, config, offload, report, scaling
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONFIGS = {
+    "train.py": config.TrainConfig,
+    "attack.py": config.AttackConfig,
+    "attack.py compare": cli.CompareConfig,
+    "complexnn.bench": bench.BenchConfig,
+    "complexnn.checkpoints": checkpoints.CheckpointsConfig,
+    "complexnn.offload": offload.OffloadConfig,
+    "complexnn.report": report.ReportConfig,
+    "complexnn.scaling": scaling.ScalingConfig,
+}
+
+
+def commands():
+    """Every ``python train.py ...``, ``python -m complexnn.bench ...`` of the pages, as words."""
+    found = set()
+    for page in PAGES:
+        text = page.read_text()
+        lines = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).splitlines()
+        lines += [code.replace("\n", " ") for code in re.findall(r"`(python [^`]*)`", text)]
+        for line in lines:
+            words = shlex.split(re.sub(r"[\[\]]", "", line), comments=True)
+            if words[:1] == ["python"]:
+                found.add(tuple(words[2:] if words[1] == "-m" else words[1:]))
+    return sorted(words for words in found if words[0] != "pytest")
+
+
+def test_pages_hold_commands():
+    assert {words[0] for words in commands()} >= {name.split()[0] for name in CONFIGS}
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_has_flags_that_exist(words):
+    script, *flags = words
+    if flags[:1] == ["compare"]:
+        script, flags = f"{script} compare", flags[1:]
+    if flags == ["--help"]:
+        return
+    cli.parse(CONFIGS[script], cli._bare_resume(flags), script)
+
+
+def test_every_script_and_file_is_there():
+    for page in PAGES:
+        for path in re.findall(r"scripts/[\w.]+|docs/[\w-]+\.md|assets/[\w.-]+", page.read_text()):
+            assert (ROOT / path).exists(), f"{page.name}: {path}"
+
+
+def test_python_blocks_run_in_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert (
+        cli.run(cli.train_main, ["--limit-train", "100", "--epochs", "1", "--device", "cpu"]) == 0
+    )
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    known = {}
+    for block in blocks:
+        exec(block, known)
