@@ -24,7 +24,6 @@ from torch import Generator, Tensor, nn
 from complexnn import fused
 from complexnn.fused import all_reduced, at_least_float32, processes
 
-
 # ---------------------------------------------------------------------------------- randomness
 
 
