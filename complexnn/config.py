@@ -7,6 +7,7 @@ resolved values are saved with every run.
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -132,6 +133,7 @@ class NetConfig:
             ("defence", Defence),
         ):
             choose(name, getattr(self, name), get_args(options))
+        check_numbers(self)
         _refuse_idle(self, self)
         if self.dim < 2:
             raise InputError(
@@ -294,6 +296,7 @@ class TrainConfig:
     """Build everything, take two steps, print what would run, write nothing."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         choose("optimizer", self.optimizer, get_args(Optimizer))
         at_least(self, 1, "epochs", "batch_size", "wrong_keys", "critic_steps", "critic_every")
         at_least(self, 1, "draws")
@@ -374,6 +377,7 @@ class AttackConfig:
     """Arithmetic in which the attackers' networks are trained; they are judged in fp32."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         choose("budget", self.budget, BUDGETS)
         choose("precision", self.precision, ("fp32", "bf16"))
         at_least(self, 1, "draws")
@@ -398,6 +402,16 @@ class AttackConfig:
         steps, images = self.steps or spend.steps, self.limit_test or spend.images
         slow = min(spend.slow_images, images)
         return dataclasses.replace(spend, steps=steps, images=images, slow_images=slow)
+
+
+def check_numbers(config: Any) -> None:
+    """Refuse what no setting can be: NaN, infinities, a seed that is no 63-bit number."""
+    for spec in dataclasses.fields(config):
+        value = getattr(config, spec.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{spec.name} must be a finite number, got {value}")
+        if spec.name == "seed" and not 0 <= value < 2**63:
+            raise InputError(f"seed must be at least 0 and below 2**63, got {value}")
 
 
 def at_least(config: Any, bound: float, *names: str) -> None:

@@ -17,7 +17,7 @@ from complexnn import metrics, privacy, results, tasks
 from complexnn.attacks.membership import Audit
 from complexnn.checkpoint import sha256
 from complexnn.cli import make_accelerator, open_run, parse, run
-from complexnn.config import InputError, at_least, from_dict, to_dict
+from complexnn.config import InputError, at_least, check_numbers, from_dict, to_dict
 from complexnn.images import Dataset, ImageSet
 from complexnn.networks.offloaded import PRESETS, Cost, Guarantee, cost, layers, offload
 from complexnn.networks.split import SplitNet
@@ -60,12 +60,15 @@ class OffloadConfig:
     """Seed of keys and decoys."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         at_least(self, 1, "group_size")
         if self.limit_test is not None:
             at_least(self, 1, "limit_test")
         for name in ("epsilon", "delta", "ratio"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.guarantee.delta >= 1:
+            raise InputError(f"delta must be below 1, got {self.delta}")
 
     @property
     def measured_as(self) -> tuple[Any, ...]:

@@ -230,6 +230,8 @@ def test_help_names_every_flag(command, capsys):
         (["--device", "quantum"], "device 'quantum' is not available here"),
         (["--groups", "colours"], "built-in groupings of digits: parity"),
         (["--limit-train", "1"], "limit_train must be at least 2"),
+        (["--lr", "nan"], "lr must be a finite number"),
+        (["--seed", "-1"], "seed must be at least 0"),
         (["--output-dir", "/proc/nowhere"], "cannot write to"),
         (["--dim", "200", "--batch-size", "64"], "groups of 200 need at least 200 images"),
     ],
