@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 from complexnn.celeba import HIDDEN_ATTRIBUTES, read_celeba
 from complexnn.config import DataConfig, InputError, choose
 from complexnn.cub200 import read_cub200
-from complexnn.folder import FolderSource, read_folder, read_image
+from complexnn.folder import FolderSource, list_images, read_folder, read_image
 from complexnn.images import Augmentation, Dataset, ImageSet
 
 SPLIT_SEED = 0  # validation images, subsets and digits' test images are the same in every run
@@ -248,11 +248,9 @@ def plan(config: DataConfig) -> tuple[int, tuple[int, int, int], int]:
     spec = DATASETS[config.dataset]
     count, shape, labels = spec.count, spec.shape, 10
     if config.dataset == "folder":
-        files = sorted((config.data_dir / "train").glob("*/*"))
-        if not files:
-            raise InputError(f"no images in {config.data_dir / 'train'}/<class>/")
-        count, labels = len(files), len({path.parent for path in files})
-        first = read_image(files[0])
+        files, classes = list_images(config.data_dir, "train")
+        count, labels = len(files), len(classes)
+        first = read_image(files[0][0])
         shape = (len(first.getbands()), first.height, first.width)
     if config.resize is not None:
         shape = (shape[0], config.resize, config.resize)

@@ -13,6 +13,7 @@ from torch import Tensor
 from complexnn.config import InputError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+UNREADABLE = (UnidentifiedImageError, OSError, Image.DecompressionBombError)
 
 
 def read_image(path: Path) -> Image.Image:
@@ -43,7 +44,7 @@ def read_image(path: Path) -> Image.Image:
                 return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
             if mode in ("RGB", "P", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
                 return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (*UNREADABLE, SyntaxError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read as an image ({error}); mend or remove it"
         ) from error
@@ -103,8 +104,8 @@ def read_folder(
     Raises:
         InputError: a missing folder, a class without images, or in test but not in train.
     """
-    train_files, classes = _list_classes(root, "train")
-    test_files, test_classes = _list_classes(root, "test")
+    train_files, classes = list_images(root, "train")
+    test_files, test_classes = list_images(root, "test")
     unknown = sorted(set(test_classes) - set(classes))
     if unknown:
         raise InputError(f"classes in {root / 'test'} but not in {root / 'train'}: {unknown}")
@@ -130,13 +131,19 @@ def _is_grey(path: Path) -> bool:
     try:
         with Image.open(path) as image:  # reads the header only
             return image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
-    except (UnidentifiedImageError, OSError) as error:
+    except UNREADABLE as error:
         raise InputError(
             f"{path} cannot be read as an image ({error}); mend or remove it"
         ) from error
 
 
-def _list_classes(root: Path, part: str) -> tuple[list[tuple[Path, str]], list[str]]:
+def list_images(root: Path, part: str) -> tuple[list[tuple[Path, str]], list[str]]:
+    """The images of ``root/part`` with their classes, and the classes: folders by name, at any
+    depth below each of them its images; what is hidden or no image is left out.
+
+    Raises:
+        InputError: a missing folder, or a class without images.
+    """
     folder = root / part
     if not folder.is_dir():
         raise InputError(
@@ -147,8 +154,8 @@ def _list_classes(root: Path, part: str) -> tuple[list[tuple[Path, str]], list[s
     files = [
         (path, name)
         for name in names
-        for path in sorted((folder / name).iterdir())
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+        for path in sorted((folder / name).rglob("*"))
+        if path.suffix.lower() in SUFFIXES and not _hidden(path.relative_to(folder))
     ]
     empty = sorted(set(names) - {name for _, name in files})
     if empty:
@@ -156,3 +163,7 @@ def _list_classes(root: Path, part: str) -> tuple[list[tuple[Path, str]], list[s
     if not names:
         raise InputError(f"no class folders in {folder}: expected {folder}/<class>/<image>")
     return files, names
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

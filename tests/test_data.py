@@ -191,8 +191,25 @@ def test_stray_files_and_hidden_folders_are_ignored(tmp_path):
     (tmp_path / "train/.ipynb_checkpoints").mkdir()
     (tmp_path / "train/cat/notes.txt").write_text("not an image")
     (tmp_path / "train/cat/.DS_Store").write_text("nor this")
+    (tmp_path / "train/cat/0.txt").write_text("a caption, first in the folder")
     whole = data.load(config)
     assert len(whole.train) + len(whole.validation) == 12
+    assert data.plan(config) == (12, (3, 10, 12), 2)
+
+
+def test_images_in_folders_below_a_class_belong_to_it(tmp_path):
+    config = make_folder(tmp_path)
+    save(tmp_path / "train/cat/tabby/old/1.png", seed=90)
+    save(tmp_path / "train/cat/.cache/1.png", seed=91)
+    whole = data.load(config)
+    assert (len(whole.train) + len(whole.validation), whole.classes) == (13, ("cat", "dog"))
+
+
+def test_an_image_too_large_to_be_one_is_named(tmp_path, monkeypatch):
+    config = make_folder(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    with pytest.raises(InputError, match=r"train/cat/0\.png cannot be read .*exceeds limit"):
+        data.load(config)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -14,7 +14,10 @@ from complexnn.networks.topology import Topology
 def _pooled(size: tuple[int, int], times: int) -> tuple[int, int]:
     height, width = size[0] >> times, size[1] >> times
     if min(height, width) < 1:
-        raise InputError(f"images of {size[0]}x{size[1]} are too small for {times} poolings")
+        raise InputError(
+            f"images of {size[0]}x{size[1]} are too small for {times} poolings: "
+            "take larger ones, or --resize them"
+        )
     return height, width
 
 
