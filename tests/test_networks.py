@@ -353,6 +353,17 @@ def test_wrong_settings_are_named(arch, settings, message):
 def test_images_of_the_wrong_shape_are_refused():
     with pytest.raises(complexnn.InputError, match=r"images must be \(B, 3, H, W\)"):
         small("lenet").encode(torch.rand(4, 1, 16, 16))
+    with pytest.raises(complexnn.InputError, match="divide bytes by 255"):
+        small("lenet").encode(torch.zeros(4, 3, 16, 16, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_key_of_another_release_is_refused(kind, rng):
+    net = small("lenet", kind=kind).eval()
+    released, _ = net.encode(torch.rand(4, 3, 16, 16), generator=rng)
+    _, other = net.encode(torch.rand(6, 3, 16, 16), generator=rng)
+    with pytest.raises(complexnn.InputError, match=r"4 groups of \d, the key is for 6 of \d"):
+        net.decode(net.process(released), other)
 
 
 def test_config_round_trip():

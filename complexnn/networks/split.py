@@ -106,11 +106,19 @@ class SplitNet(nn.Module):
         return self.rotate(groups, generator=generator)
 
     def features(self, images: Tensor) -> Tensor:
-        """The secret feature a = g(I): ``(B, C, H, W) -> (B, C', H', W')``."""
+        """The secret feature a = g(I): ``(B, C, H, W) -> (B, C', H', W')``.
+
+        Raises:
+            InputError: images of another number of axes or channels, or of integers.
+        """
         config = self.config
         if images.dim() != 4 or images.shape[1] != config.in_channels:
             raise InputError(
                 f"images must be (B, {config.in_channels}, H, W), got {tuple(images.shape)}"
+            )
+        if not images.is_floating_point():
+            raise InputError(
+                f"images must be floats in [0, 1], got {images.dtype}: divide bytes by 255"
             )
         return self.encoder(images.contiguous(memory_format=torch.channels_last))
 
@@ -171,7 +179,17 @@ class SplitNet(nn.Module):
         return torch.cat([self.processing(block) for block in features.split(size)])
 
     def decode(self, hidden: Tensor, key: Key) -> Tensor:
-        """Undo the rotation, drop the decoys, classify: ``-> (queries, num_classes)``."""
+        """Undo the rotation, drop the decoys, classify: ``-> (queries, num_classes)``.
+
+        Raises:
+            InputError: a key of another release.
+        """
+        groups, parts = key.rotation.shape[:2]
+        if tuple(hidden.shape[:2]) != (groups, parts):
+            raise InputError(
+                f"the answer has {hidden.shape[0]} groups of {hidden.shape[1]}, the key is for "
+                f"{groups} of {parts}: decode each answer with the key of its own release"
+            )
         answers = hidden if hidden.shape[1] == 1 else cF.rotate(hidden, key.directions)
         return self.decoder(answers.flatten(0, 1)[: key.queries])
 
