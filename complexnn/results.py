@@ -88,11 +88,26 @@ def keep_epochs(path: Path, before: int) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of a JSON-lines file; none if there is no such file."""
+    """All rows of a JSON-lines file; none if there is no such file.
+
+    Raises:
+        InputError: naming a line that is no JSON object.
+    """
     if not path.is_file():
         return []
     whole = path.read_text().rpartition("\n")[0]  # without a line that a kill cut off
-    return [json.loads(line) for line in whole.splitlines() if line.strip()]
+    rows = []
+    for number, line in enumerate(whole.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise InputError(f"{path}: line {number} is no row ({line[:40]!r}); mend or remove it")
+        rows.append(row)
+    return rows
 
 
 def stamp(device: torch.device, started: float) -> dict[str, Any]:
