@@ -224,6 +224,21 @@ def test_the_gram_matrix_is_all_that_the_server_learns(rng):
             == torch.arange(20)).all()  # fmt: skip
 
 
+@pytest.mark.parametrize("dim", [2, 5, 40])  # 40 parts of 36 numbers: the span says nothing
+def test_who_knows_the_other_members_knows_the_query(dim, rng):
+    net = complexnn.build("thin1", image_size=22, dim=dim, group="packed").eval()
+    images = torch.rand(dim, 3, 22, 22)
+    with torch.no_grad():
+        released, _ = net.encode(images, generator=rng)
+        known = net.features(images).flatten(1).double()
+    sent = released.flatten(2)[0].double()
+    left = sent.mT @ sent - known[1:].mT @ known[1:]
+    values, vectors = torch.linalg.eigh(left)
+    found = values[-1].sqrt() * vectors[:, -1]
+    away = min((sign * found - known[0]).norm() for sign in (1, -1))
+    assert away < 1e-3 * known[0].norm()
+
+
 def test_the_numbers_of_the_write_up_are_the_accountants():
     page = (Path(__file__).parent.parent / "docs" / "beyond.md").read_text()
     for ratio in (1, 4, 16):
