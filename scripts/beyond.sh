@@ -58,7 +58,9 @@ attacks() {
     # Searches for each of many keys would take hours.
     for victim in thin4/packed-{32,128} thin1/packed-64{,-private}; do
         attack span "$victim"
+        attack angle "$victim" --only dss
         attack inversion "$victim" --only "'dec(x)'"
+        attack inversion "$victim" --only dss
     done
     # A released feature of the inner layers has 4,096 numbers: groups must be large.
     echo "offload --victim $root/thin4/additional --group-size 2000 --limit-test 2000"

@@ -108,7 +108,7 @@ def regress(model: AngleRegressor, released: Tensor, *, turns: int = 4) -> Tenso
     for turn in _turns(dim, turns).to(released):
         found = model(cF.rotate(released, turn.expand(len(released), dim, dim))) @ turn
         total = found if total is None else total + take(found, match(found, total))
-    return F.normalize(total, dim=-1) if total.shape[1] == 1 else _nearest_orthogonal(total)
+    return F.normalize(total, dim=-1) if total.shape[1] == 1 else nearest_orthogonal(total)
 
 
 def _turns(dim: int, count: int) -> Tensor:
@@ -263,7 +263,7 @@ def unmix(mixed: Tensor, *, iterations: int = 60, starts: int = 2, coarse: int =
         best = torch.where(better, contrast, best)
         found = torch.where(better.view(-1, 1, 1), turn, found)
     found = _fixed_point(white, found, 8)
-    return _nearest_orthogonal(F.normalize(found @ sphere, dim=2))
+    return nearest_orthogonal(F.normalize(found @ sphere, dim=2))
 
 
 def _fixed_point(white: Tensor, turn: Tensor, iterations: int) -> Tensor:
@@ -272,7 +272,7 @@ def _fixed_point(white: Tensor, turn: Tensor, iterations: int) -> Tensor:
         slope = (turn @ white).tanh()
         step = slope @ white.mT / white.shape[2]
         step = step - (1 - slope.square()).mean(dim=2, keepdim=True) * turn
-        after = _nearest_orthogonal(step)
+        after = nearest_orthogonal(step)
         moved = 1 - (after * turn).sum(dim=2).abs()
         turn = after
         if moved.mean() < 1e-5:
@@ -284,7 +284,8 @@ def _log_cosh(x: Tensor) -> Tensor:
     return x.abs() + torch.log1p(torch.exp(-2 * x.abs())) - math.log(2)
 
 
-def _nearest_orthogonal(matrices: Tensor) -> Tensor:
+def nearest_orthogonal(matrices: Tensor) -> Tensor:
+    """The polar factor: the orthogonal matrix nearest to each, ``(..., d, d)``."""
     left, _, right = torch.linalg.svd(matrices.double())
     return (left @ right).to(matrices)
 
@@ -300,7 +301,7 @@ def fast_ica(released: Tensor, score: Score, *, count: int) -> Tensor:
             model.fit(flat.T)
         found.append(torch.from_numpy(model.components_))
     unmixing = F.normalize(torch.stack(found), dim=2).to(released)
-    return _settled(_nearest_orthogonal(unmixing), released, score, count)
+    return _settled(nearest_orthogonal(unmixing), released, score, count)
 
 
 @torch.no_grad()

@@ -34,6 +34,7 @@ class Attack:
     rotated: bool | None = None  # only for victims with, or without, a key
     control: str | None = None  # the attack on an unprotected network to put beside it
     decoys: bool = False  # only for decoy groups
+    several: bool | None = None  # only where a key shows several queries, or only where one
 
 
 def _key(name: str) -> Answer:
@@ -49,12 +50,24 @@ def _mean(attacker: Attacker, seen: Observation, *, same_group: bool) -> Tensor:
         return attacker.feature_decoder(features).squeeze(1)
 
 
+@torch.no_grad()
+def _separated(attacker: Attacker, seen: Observation) -> Tensor:
+    found = attacker.key_attacks["dss"](seen.released)
+    return attacker.denoiser(keys.recover(found, seen)).squeeze(1)
+
+
 def _optimised(attacker: Attacker, seen: Observation, *, with_key: bool) -> Tensor:
     """One image per query, from its decoder's answer and from noise."""
     net, spend = attacker.knowledge.net, attacker.config.spend
-    first = inversion.decoded(attacker.released_decoder, seen)
-    if attacker.rotated:
-        first = attacker.reconstructions(seen) if with_key else first
+    estimate = None
+    if with_key and attacker.rotated:
+        name = attacker.sharpest_key_attack
+        estimate = attacker.key_attacks[name](seen.released)
+        decoder = attacker.denoiser if name == "dss" else attacker.feature_decoder
+        with torch.no_grad():
+            first = decoder(keys.recover(estimate, seen)).squeeze(1)
+    else:
+        first = inversion.decoded(attacker.released_decoder, seen)
     generator = torch.Generator().manual_seed(attacker.config.seed)
     noise = [torch.rand(first.shape, generator=generator).to(first) for _ in range(spend.restarts)]
     groups, queries = len(seen.released), seen.key.directions.shape[1]
@@ -64,7 +77,6 @@ def _optimised(attacker: Attacker, seen: Observation, *, with_key: bool) -> Tens
     if with_key and not attacker.rotated:
         directions = torch.ones(len(first), 1, 1, device=first.device)
     elif with_key:
-        estimate = attacker.key_attacks[attacker.best_key_attack](seen.released)
         chosen = take(estimate, keys.match(estimate, seen.key.directions))
         directions = chosen.flatten(0, 1)[: seen.key.queries].unsqueeze(1)
     return optimise(
@@ -107,11 +119,12 @@ _PROPERTY = partial(Attack, family="property")
 _KEY = partial(Attack, family="angle", rotated=True)
 
 ROSTER: tuple[Attack, ...] = (
-    _KEY("angle phase", answer=_key("phase")),
+    _KEY("angle phase", answer=_key("phase"), several=False),
     _KEY("angle ica", answer=_key("ica"), needs=("judge",)),
     _KEY("angle angle-regressor", answer=_key("angle-regressor"), needs=("regressor",)),
     _KEY("angle fast-ica", answer=_key("fast-ica"), needs=("judge",), slow=True),
     _KEY("angle critic-search", answer=_key("critic-search"), needs=("judge",), slow=True),
+    _KEY("angle dss", answer=_key("dss"), needs=("denoiser",), slow=True, several=True),
     Attack("span", "span", _span),
     Attack(
         "inversion dec(x)", "inversion", _images("released_decoder"), ("released_decoder",)
@@ -135,6 +148,10 @@ ROSTER: tuple[Attack, ...] = (
     Attack(
         "inversion query-free", "inversion", _images("substitute_decoder"),
         ("substitute_decoder",),
+    ),
+    Attack(
+        "inversion dss", "inversion", _separated, ("denoiser",), slow=True, rotated=True,
+        control="inversion dec(x)", several=True,
     ),
     Attack(
         "inversion optimised without key", "inversion", partial(_optimised, with_key=False),
@@ -165,6 +182,4 @@ def applicable(attack: Attack, attacker: Attacker) -> bool:
         return False
     if attack.decoys and config.group != "decoy":
         return False
-    if attack.name == "angle phase":
-        return keys.candidates(config) == 1
-    return True
+    return attack.several is None or attack.several == (keys.candidates(config) > 1)
