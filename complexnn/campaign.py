@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from complexnn import checkpoint, data, offload, results
-from complexnn.attacks import suite
+from complexnn.attacks import roster, suite
 from complexnn.cli import parse, run
 from complexnn.config import (
     MAY_CHANGE,
@@ -151,14 +151,12 @@ def _attacking(flags: list[str], trained: dict[Path, Job]) -> Job:
     )
     if finished:
         victim_hash = checkpoint.sha256(weights)
-        every = _families(config, data_config, net)
-        finished = all(suite.done(config, name, victim_hash) for name in every)
+        finished = suite.done(config, net, victim_hash, hidden=_hidden(data_config))
     return Job(words, config, data_config, net, finished)
 
 
-def _families(config: AttackConfig, data_config: DataConfig, net: NetConfig) -> list[str]:
-    hidden = data_config.groups is not None or data_config.dataset == "celeba"
-    return suite.families(config, net.parts > 1, hidden)
+def _hidden(data_config: DataConfig) -> bool:
+    return data_config.groups is not None or data_config.dataset == "celeba"
 
 
 # -------------------------------------------------------------------------------- estimates
@@ -196,7 +194,8 @@ def estimate(job: Job, rate: float) -> tuple[float, float]:
         cost = BACKWARD * forward * (CRITIC if critic else 1.0)
         # The weights, and two states of weights and two moments each.
         return images * cost / rate, 7 * weights + 1
-    attackers = sum(ATTACKERS[name] for name in _families(job.config, job.data, job.net))
+    every = roster.chosen(job.config, job.net, hidden=_hidden(job.data))
+    attackers = sum(ATTACKERS[name] for name in {attack.family for attack in every})
     spend = job.config.spend
     unet, size = _unet_costs(job.net, spend.width)
     cost = BACKWARD * unet + counted.flops["encoder"]

@@ -311,7 +311,7 @@ def test_repeated_queries_share_their_group_or_do_not(tmp_path, rng):
 def test_an_unprotected_network_shows_the_hidden_property(tmp_path):
     attacker, whole = make_attacker(tmp_path, kind="additional")
     for attack in roster.ROSTER:
-        if attack.family == "property" and roster.applicable(attack, attacker):
+        if attack.family == "property" and roster.applicable(attack, attacker.knowledge.net.config):
             wrong = [
                 attack.answer(attacker, seen).argmax(1) != seen.batch.classes
                 for seen in observe(attacker, whole)
@@ -368,7 +368,7 @@ def test_every_attack_answers_for_every_kind_of_group(tmp_path):
         (seen,) = observe(attacker, whole, 100)
         families = set()
         for attack in roster.ROSTER:
-            if roster.applicable(attack, attacker):
+            if roster.applicable(attack, attacker.knowledge.net.config):
                 families.add(attack.family)
                 answer = attack.answer(attacker, seen)
                 assert torch.isfinite(answer).all(), attack.name

@@ -6,8 +6,12 @@ import json
 import pytest
 from PIL import Image
 
+import complexnn
 from complexnn import cli, report
+from complexnn.attacks import suite
 from complexnn.attacks.roster import ROSTER
+from complexnn.checkpoint import sha256
+from complexnn.config import AttackConfig
 from complexnn.results import read_rows
 
 TINY = ["--epochs", "1", "--limit-train", "100", "--device", "cpu", "--groups", "parity"]
@@ -131,6 +135,32 @@ def test_one_attack_by_name_under_two_budgets(runs, tmp_path, capsys):
     assert attack(*arguments, "--only", "magic", "--output-dir", tmp_path / "no") == 2
     assert "there are: angle phase, angle ica" in capsys.readouterr().err
     assert cli.run(report.main, ["budgets", str(tmp_path / "no")]) == 2
+
+
+def test_one_attack_alone_is_kept_and_is_not_all_of_them(runs, tmp_path):
+    folder, victim = tmp_path / "attacks", runs / "complex"
+    arguments = ("angle", "--victim", victim, "--steps", 2, "--limit-test", 40)
+    config = AttackConfig("angle", victim, steps=2, limit_test=40, output_dir=folder, device="cpu")
+    net, weights = complexnn.load(victim).config, sha256(victim / "model.safetensors")
+    for only, done in (("ica", False), (None, True)):
+        flags = ["--only", only] if only else []
+        assert attack(*arguments, *flags, "--output-dir", folder) == 0
+        assert suite.done(config, net, weights, hidden=True) == done
+    names = [row["name"] for row in read_rows(folder / "results.jsonl")]
+    assert len(names) == len(set(names)) == 5
+
+
+def test_rows_without_numbers_per_image_make_no_worst_case(runs, tmp_path):
+    """As in a published folder, which an attack goes on from."""
+    folder, victim = tmp_path / "attacks", runs / "additional"
+    arguments = ("inversion", "--victim", victim, "--steps", 2, "--limit-test", 40)
+    arguments += ("--output-dir", folder)
+    assert attack(*arguments, "--only", "dec(x)") == 0
+    (folder / "examples" / "inversion-dec-x.csv").unlink()
+    assert attack(*arguments) == 0
+    names = [row["name"] for row in read_rows(folder / "results.jsonl")]
+    assert "inversion optimised with key" in names
+    assert "inversion worst case" not in names
 
 
 def test_a_control_that_is_given_later_is_put_beside_the_attacks(runs, tmp_path):

@@ -14,6 +14,7 @@ from complexnn.attacks import inversion, keys
 from complexnn.attacks.attacker import Attacker
 from complexnn.attacks.fitting import Observation, take
 from complexnn.attacks.optimise import optimise
+from complexnn.config import AttackConfig, NetConfig
 
 Answer = Callable[[Attacker, Observation], Tensor]
 
@@ -175,11 +176,24 @@ ROSTER: tuple[Attack, ...] = (
 )  # fmt: skip
 
 
-def applicable(attack: Attack, attacker: Attacker) -> bool:
-    """Whether the victim is of the kind that the attack is made for."""
-    config = attacker.knowledge.net.config
-    if attack.rotated is not None and attack.rotated != attacker.rotated:
+def applicable(attack: Attack, net: NetConfig) -> bool:
+    """Whether a victim is of the kind that the attack is made for."""
+    if attack.rotated is not None and attack.rotated != (net.parts > 1):
         return False
-    if attack.decoys and config.group != "decoy":
+    if attack.decoys and net.group != "decoy":
         return False
-    return attack.several is None or attack.several == (keys.candidates(config) > 1)
+    return attack.several is None or attack.several == (keys.candidates(net) > 1)
+
+
+def chosen(config: AttackConfig, net: NetConfig, *, hidden: bool) -> list[Attack]:
+    """The attacks that ``config`` asks for and that the victim allows: a key to recover needs a
+    rotation, a property to infer one that is ``hidden``, which the victim never learned."""
+    possible = {"angle": net.parts > 1, "property": hidden}
+    return [
+        attack
+        for attack in ROSTER
+        if config.attack in ("all", attack.family)
+        and possible.get(attack.family, True)
+        and applicable(attack, net)
+        and (config.only is None or config.only in attack.name)
+    ]

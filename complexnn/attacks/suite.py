@@ -21,7 +21,7 @@ from complexnn.attacks.fitting import FitLog, Knowledge, Observation
 from complexnn.attacks.pictures import keep_pixels, save_grid
 from complexnn.attacks.roster import ROSTER, Attack
 from complexnn.attacks.scoring import Scoring
-from complexnn.config import AttackConfig, InputError, to_dict
+from complexnn.config import AttackConfig, InputError, NetConfig, to_dict
 from complexnn.images import Dataset
 from complexnn.networks.split import SplitNet
 from complexnn.progress import duration, track
@@ -112,19 +112,13 @@ def run(
         _draw(target, compared)
 
 
-def families(config: AttackConfig, rotated: bool, hidden: bool) -> list[str]:
-    """The families that ``config`` asks for and that the victim allows: a key to recover needs a
-    rotation, a property to infer one that the victim never learned."""
-    every = list(dict.fromkeys(attack.family for attack in ROSTER))
-    wanted = every if config.attack == "all" else [config.attack]
-    possible = {"angle": rotated, "property": hidden}
-    return [name for name in wanted if possible.get(name, True)]
-
-
 def made(config: AttackConfig, folder: Path, victim_hash: str) -> dict[str, dict[str, Any]]:
     """Rows of attacks that were made on these weights, beside the same control, with the same
     settings, by name."""
-    where = dict.fromkeys(("attack", "victim", "output_dir", "data_dir", "device", "control"))
+    # Which attacks, on what and where; the control is compared by its weights.
+    where = dict.fromkeys(
+        ("attack", "only", "victim", "output_dir", "data_dir", "device", "control")
+    )
     settings, control = to_dict(config) | where, _control_hash(config)
     return {
         row["name"]: row
@@ -141,24 +135,22 @@ def _control_hash(config: AttackConfig) -> str | None:
     return checkpoint.sha256(weights) if weights and weights.is_file() else None
 
 
-def done(config: AttackConfig, family: str, victim_hash: str) -> bool:
-    """Whether a family of attacks was made on these weights with the same settings."""
+def done(config: AttackConfig, net: NetConfig, victim_hash: str, *, hidden: bool) -> bool:
+    """Whether every attack that ``config`` asks for was made on these weights."""
     there = made(config, config.run_dir, victim_hash)
-    return any(row["family"] == family and row["last"] for row in there.values())
+    return all(attack.name in there for attack in roster.chosen(config, net, hidden=hidden))
 
 
 def _attack(target: Target, beside: dict[str, dict[str, Any]] | None) -> dict[str, dict[str, Any]]:
     """Every attack that is not made yet; all rows by name. ``beside`` are the control's rows; None
     where the target is the control itself."""
     config, attacker = target.config, target.attacker
-    wanted = families(config, attacker.rotated, target.dataset.hidden)
-    chosen = [a for a in ROSTER if a.family in wanted and roster.applicable(a, attacker)]
-    if config.only is not None:
-        names = ", ".join(attack.name for attack in chosen)
-        chosen = [attack for attack in chosen if config.only in attack.name]
-        if not chosen and beside is not None:
-            raise InputError(f"no attack has {config.only!r} in its name; there are: {names}")
-    last = {attack.family: attack.name for attack in chosen}
+    net, hidden = attacker.knowledge.net.config, target.dataset.hidden
+    chosen = roster.chosen(config, net, hidden=hidden)
+    if not chosen and beside is not None:
+        every = roster.chosen(dataclasses.replace(config, only=None), net, hidden=hidden)
+        names = ", ".join(attack.name for attack in every)
+        raise InputError(f"no attack has {config.only!r} in its name; there are: {names}")
     rows = made(config, target.folder, target.victim_hash)
     (target.folder / "examples").mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -179,7 +171,6 @@ def _attack(target: Target, beside: dict[str, dict[str, Any]] | None) -> dict[st
         row = {
             "name": attack.name,
             "family": attack.family,
-            "last": attack.name == last[attack.family],
             "metrics": measured,
             "flags": extra,
             "images": count,
@@ -290,9 +281,14 @@ def _worst_case(target: Target) -> None:
     family = [r for r in rows.values() if r["family"] == "inversion" and r["name"] != name]
     if name in rows or not family:
         return
+    tables = {row["name"]: folder / "examples" / f"{_slug(row['name'])}.csv" for row in family}
+    if missing := [name for name, path in tables.items() if not path.is_file()]:
+        # Published runs hold rows, not every image.
+        log.info("no worst case: no numbers per image of %s", ", ".join(missing))
+        return
     best: dict[int, dict[str, float]] = {}
-    for row in family:
-        with (folder / "examples" / f"{_slug(row['name'])}.csv").open(newline="") as file:
+    for path in tables.values():
+        with path.open(newline="") as file:
             for line in csv.DictReader(file):
                 found = {k: float(v) for k, v in line.items() if k in ("rmse", "psnr", "ssim")}
                 image = int(line["image"])
@@ -306,7 +302,7 @@ def _worst_case(target: Target) -> None:
         low, high = metrics.mean_interval(values)
         beside = {k: widest["metrics"][measure].get(k) for k in ("floor", "blend", "control")}
         measured[measure] = {"value": values.mean().item(), "low": low, "high": high, **beside}
-    row = {**widest, "name": name, "last": False, "metrics": measured, "flags": []}
+    row = {**widest, "name": name, "metrics": measured, "flags": []}
     results.append_row(folder / "results.jsonl", row)
     print(summary(row), flush=True)
 
@@ -327,7 +323,7 @@ def _draw(target: Target, control: Target | None) -> None:
         seen = knowledge.observe(batch, random_for("evaluation", seed, 0))
         rows.setdefault("input", batch.images.cpu())
         for attack in ROSTER:
-            shown = attack.family == "inversion" and roster.applicable(attack, of.attacker)
+            shown = attack.family == "inversion" and roster.applicable(attack, knowledge.net.config)
             if shown and (not what or attack.name == "inversion dec(x)"):
                 answer = attack.answer(of.attacker, seen).detach().cpu()
                 rows[attack.name.removeprefix("inversion ") + what] = answer
