@@ -8,7 +8,7 @@ become the next frame, orthonormal again because the rows of a key are:
 .. math:: U \leftarrow \mathrm{polar}\left(D(U X)\, X^T (X X^T)^{-1}\right), \qquad
     D = g \circ \mathrm{dec}.
 
-With the tanh of independent component analysis for D this is FastICA.
+With tanh for D this is, but for a shift, FastICA.
 """
 
 from __future__ import annotations
