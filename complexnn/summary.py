@@ -21,8 +21,6 @@ KINDS = {
     "local": "local",
     "complex": "complex d=2 decoy",
 }
-# The attacks that decide a claim.
-FAMILIES = {"angle": ("angle",), "input": ("inversion", "span"), "property": ("property",)}
 # What a defended network shares with the one without a defence.
 SHARED = (
     "arch", "variant", "generator_width", "relu_end", "num_classes", "in_channels", "image_size",
@@ -61,14 +59,14 @@ def verdict_table(folders: Iterable[Path]) -> Table:
         }
         verdict, why = verdicts.accuracy_verdict(errors)
         found.append(("accuracy is preserved", network, data, verdict, why))
-    for claim, rule in verdicts.CLAIMS.items():
+    for claim, families in verdicts.FAMILIES.items():
         for runs in ours:
             rows = runs.attacked
             fully_trained = runs.config.data.limit_train is None and runs.config.adversarial_weight
             if runs.config.net.label != KINDS["complex"] or not fully_trained:
                 continue
-            if any(row.get("family") in FAMILIES[claim] for row in rows.values()):
-                verdict, why = rule(rows)
+            if any(row.get("family") in families for row in rows.values()):
+                verdict, why = verdicts.judge(claim, rows)
                 found.append((f"the {claim} is hidden", runs.network, runs.dataset, verdict, why))
     found.sort(key=lambda line: line[0])
     return Table(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from complexnn import results
+from complexnn.attacks.roster import ROSTER, applicable
 from complexnn.checkpoint import replacing, sha256
 from complexnn.config import InputError, NetConfig, from_dict
 from complexnn.tables import Table, page
@@ -213,6 +214,26 @@ def kept(additional: Errors, local: Errors, defended: Errors) -> tuple[float, fl
 
 
 CLAIMS = {"angle": angle_verdict, "input": input_verdict, "property": property_verdict}
+# The attacks that decide a claim.
+FAMILIES = {"angle": ("angle",), "input": ("inversion", "span"), "property": ("property",)}
+
+
+def judge(claim: str, rows: Rows) -> tuple[str, str]:
+    """A claim's verdict and what it rests on, by the rules above.
+
+    One strong attack breaks a claim; to have withstood, or to be weakened only, takes every attack
+    that there is for such a network.
+    """
+    verdict, why = CLAIMS[claim](rows)
+    if verdict in (WITHSTOOD, WEAKENED) and (missing := _not_run(rows, FAMILIES[claim])):
+        return UNDECIDED, f"{why}; not run: {', '.join(missing)}"
+    return verdict, why
+
+
+def _not_run(rows: Rows, families: tuple[str, ...]) -> list[str]:
+    net = from_dict(NetConfig, rows["task"]["config"]["net"])
+    every = [a for a in ROSTER if a.family in families and applicable(a, net)]
+    return [attack.name for attack in every if attack.name not in rows]
 
 
 def verdicts(rows: Rows) -> list[str]:
@@ -220,8 +241,8 @@ def verdicts(rows: Rows) -> list[str]:
     budgets = {r["config"]["budget"] for r in rows.values() if "budget" in r["config"]}
     preview = " (budget quick: a preview)" if budgets == {"quick"} else ""
     lines = []
-    for claim, rule in CLAIMS.items():
-        verdict, why = rule(rows)
+    for claim in CLAIMS:
+        verdict, why = judge(claim, rows)
         lines.append(f"claim '{claim} hidden': {verdict}{preview}: {why}")
     return lines
 

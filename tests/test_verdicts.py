@@ -7,6 +7,7 @@ import re
 import pytest
 
 from complexnn import cli, verdicts
+from complexnn.attacks.roster import ROSTER, applicable
 from complexnn.config import NetConfig, TrainConfig, to_dict
 
 
@@ -86,6 +87,31 @@ def test_the_span_alone_can_break_the_input():
 def test_the_property_is_judged_against_what_the_label_tells(error, control, verdict):
     metrics = {"error": numbers(error, chance=0.9, given_label=0.8, control=control)}
     assert verdicts.property_verdict(rows(row("property features", metrics)))[0] == verdict
+
+
+@pytest.mark.parametrize(
+    ("error", "left_out", "verdict"),
+    [
+        (1.5, None, "withstood these attacks"),
+        (1.5, "angle critic-search", "undecided"),
+        (1.2, None, "weakened"),
+        (1.2, "angle ica", "undecided"),
+        (0.1, "angle ica", "FAILS"),  # one strong attack is enough
+    ],
+)
+def test_who_withstood_some_attacks_only_is_undecided(error, left_out, verdict):
+    net = NetConfig()
+    task = {"name": "task", "config": to_dict(TrainConfig(net=net))}
+    every = [a.name for a in ROSTER if a.family == "angle" and applicable(a, net)]
+    assert "angle critic-search" in every
+    made = [
+        row(name, {"angle_error": numbers(error, chance=1.57)})
+        for name in every
+        if name != left_out
+    ]
+    found, why = verdicts.judge("angle", rows(task, *made))
+    assert found == verdict
+    assert why.endswith(f"not run: {left_out}") == (found == "undecided")
 
 
 def test_a_quick_budget_is_called_a_preview():
