@@ -120,9 +120,9 @@ class Attacker:
     @cached_property
     def sharpest_key_attack(self) -> str:
         """The same where only a few images are attacked, which leaves time to separate them."""
-        return self._sharpest(
-            [self.best_key_attack, *(["dss"] if "dss" in self.key_attacks else [])]
-        )
+        if "dss" not in self.key_attacks:
+            return self.best_key_attack
+        return self._sharpest([self.best_key_attack, "dss"])
 
     def _sharpest(self, names: list[str]) -> str:
         rng = self.rng("choice")

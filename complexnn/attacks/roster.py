@@ -35,7 +35,7 @@ class Attack:
     rotated: bool | None = None  # only for victims with, or without, a key
     control: str | None = None  # the attack on an unprotected network to put beside it
     decoys: bool = False  # only for decoy groups
-    several: bool | None = None  # only where a key shows several queries, or only where one
+    several: bool | None = None  # only where a key attack returns several directions, or only one
 
 
 def _key(name: str) -> Answer:
