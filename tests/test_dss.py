@@ -44,7 +44,7 @@ def test_views_stand_beside_the_image_that_they_are_nearest_to(
 
 
 def test_a_learned_denoiser_separates_where_ica_does_not(tmp_path):
-    attacker, whole = make_attacker(tmp_path, dim=8, group="packed", steps=200)
+    attacker, whole = make_attacker(tmp_path, dim=8, group="packed", steps=300)
     error = {name: angle_error(attacker, whole, name) for name in ("ica", "dss")}
-    assert error["dss"] < error["ica"] - 0.25
+    assert error["dss"] < 0.6 * error["ica"]
     assert attacker.sharpest_key_attack == "dss" != attacker.best_key_attack

@@ -193,3 +193,25 @@ def test_published_networks_reach_their_rows():
         assert abs(again["error"] - row["metrics"]["error"]["value"]) < 5e-4, name
         tested.append(name)
     assert tested
+
+
+def test_the_write_up_says_what_the_rows_of_packed_groups_say():
+    page = " ".join((ROOT / "docs" / "beyond.md").read_text().split())
+    rows = {
+        run: {
+            row["name"]: row["metrics"]
+            for row in results.read_rows(ROOT / "checkpoints" / run / "results.jsonl")
+        }
+        for run in ("beyond/thin4/packed-8", "beyond/thin4/packed-32", "digits-lenet/packed-8")
+    }
+    eight, many, digits = rows.values()
+    found, ica = (eight[f"angle {name}"]["angle_error"] for name in ("dss", "ica"))
+    assert f"to {found['value']:.2f} rad where ICA stops at {ica['value']:.2f}" in page
+    shown = eight["inversion dss"]["psnr"]
+    assert f"images {shown['value'] - shown['floor']:.1f} dB above the blind set" in page
+    image = digits["inversion optimised with key"]["psnr"]
+    assert f"it is {digits['angle dss']['angle_error']['value']:.2f} rad" in page
+    assert f"ends at {image['value']:.1f} dB" in page
+    assert f"nothing had been rotated ({image['control']:.1f})" in page
+    wide = many["angle dss"]["angle_error"]
+    assert f"({wide['value']:.2f} rad of {wide['chance']:.2f})" in page
