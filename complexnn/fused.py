@@ -81,9 +81,11 @@ def gated(x: Tensor, c: float, scale: Tensor | None = None) -> Tensor:
     wide = at_least_float32(x)
     factor = _dot(wide, wide).sqrt_()
     if scale is None:
-        factor.mul_(1 / c).clamp_(max=1)
+        factor.clamp_(max=c).mul_(1 / c)
     else:
-        factor.mul_(_along(scale.abs() / c, factor)).clamp_(max=1).mul_(_along(scale, factor))
+        open_from = _along((c / scale.abs()).to(factor.dtype), factor)
+        torch.minimum(factor, open_from, out=factor)
+        factor.mul_(_along(scale * scale.abs() / c, factor))
     return x * factor.to(x.dtype).unsqueeze(1)
 
 
@@ -172,29 +174,31 @@ class NormGate(torch.autograd.Function):
             power = all_reduced(length.sum(axes) / ctx.count)
         inverse = torch.rsqrt(power + eps)
         scale = weight * inverse
-        length.sqrt_()
-        factor = (length * _along(scale.abs() / c, length)).clamp_(max=1)
-        ctx.save_for_backward(x, length, factor, weight, inverse)
+        # Kept negative, as the backward pass compares it.
+        closed = length.sqrt_().mul_(_along(-scale.abs() / c, length)).clamp_(min=-1)
+        ctx.save_for_backward(x, closed, weight, inverse)
         ctx.c, ctx.axes = c, axes
         ctx.mark_non_differentiable(power)
-        return x * (factor * _along(scale, factor)).to(x.dtype).unsqueeze(1), power
+        return x * (closed * _along(-scale, closed)).to(x.dtype).unsqueeze(1), power
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        x, length, factor, weight, inverse = ctx.saved_tensors
+        x, closed, weight, inverse = ctx.saved_tensors
         scale = weight * inverse
         dot = _dot(at_least_float32(grad), at_least_float32(x))
-        # Where the gate is not fully open, its factor moves with scale and length.
-        partly = torch.ops.aten.threshold_backward(dot, -factor, -1.0)
-        # Open: dy/ds = x. Partly: y = s |s| length x / c, so dy/ds = 2 factor x.
-        along = dot.add_(torch.addcmul(-partly, partly, factor, value=2)).sum(ctx.axes)
-        inner = partly.div_(length.clamp(min=TINY)).mul_(
-            _along(scale * scale.abs() / ctx.c, partly)
+        # Where the gate is not fully open, its factor f = -closed moves with scale and length.
+        partly = torch.ops.aten.threshold_backward(dot, closed, -1.0)
+        # Open: dy/ds = x. Partly: y = s |s| length x / c, so dy/ds = 2 f x.
+        excess = torch.addcmul(partly, partly, closed, value=2)
+        along = dot.sum(ctx.axes) - excess.sum(ctx.axes)
+        # ds f / dx = s |s| x / (c length), and length = f c / |s|.
+        inner = partly.div_(closed.clamp(max=-TINY)).mul_(
+            _along(-scale * (scale / ctx.c).square(), partly)
         )
         if ctx.count is not None:
             pull = all_reduced(along * weight * inverse.pow(3)) / ctx.count
             inner.sub_(_along(pull, inner))
-        through = grad * (factor * _along(scale, factor)).to(grad.dtype).unsqueeze(1)
+        through = grad * (closed * _along(-scale, closed)).to(grad.dtype).unsqueeze(1)
         through.addcmul_(x, inner.to(x.dtype).unsqueeze(1))
         return through, along * inverse, None, None, None
 
