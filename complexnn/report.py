@@ -152,8 +152,8 @@ def budget_table(folders: tuple[Path, ...]) -> Table:
     Raises:
         InputError: folders without attacks.
     """
-    found: dict[tuple[str, str], dict[tuple[float, int], float]] = {}
-    blind: dict[tuple[str, str], float] = {}
+    found: dict[tuple[str, str, str], dict[tuple[float, int], float]] = {}
+    blind: dict[tuple[str, str, str], float] = {}
     for folder in folders:
         for file in sorted(folder.rglob("results.jsonl")):
             for row in results.read_rows(file):
@@ -164,21 +164,25 @@ def budget_table(folders: tuple[Path, ...]) -> Table:
                     if measure == "error":
                         measure, value = "accuracy", 1 - value
                     place = config.capacity, config.spend.steps
-                    found.setdefault((row["name"], measure), {})[place] = value
+                    attack = row["name"], measure, config.victim.name
+                    found.setdefault(attack, {})[place] = value
                     if measure == "angle_error":
-                        blind[row["name"], measure] = row["metrics"][measure]["chance"]
+                        blind[attack] = row["metrics"][measure]["chance"]
     if not found:
         raise InputError(f"no attacks in or below {', '.join(map(str, folders))}")
     every = {place for values in found.values() for place in values}
     grown = sorted(place for place in every if place[0] == 1)
     places = grown + sorted(every - set(grown))
+    several = len({victim for _, _, victim in found}) > 1
     lines = []
-    for (name, measure), values in found.items():
+    for attack, values in found.items():
+        name, measure, victim = attack
         cells = [f"{values[p]:.4g}" if p in values else "not run" for p in places]
         known = [values[p] for p in grown if p in values][-2:]
-        start = blind.get((name, measure))
+        start = blind.get(attack)
         from_blind = [] if start is None else [start - value for value in known]
-        lines.append((name, measure, *cells, _growth(known), _growth(from_blind)))
+        on = f" ({victim})" if several else ""
+        lines.append((name + on, measure, *cells, _growth(known), _growth(from_blind)))
     wide = {c: "" if c == 1 else f", {c:g} times as wide" for c, _ in places}
     head = ("attack", "measure", *(f"{steps:,} steps{wide[c]}" for c, steps in places))
     title = "Strength of attacks as their budget grows"

@@ -24,6 +24,14 @@ run=runs/budgets
         echo "attack.py angle --victim $run/complex --budget thorough --steps $steps" \
             "--only critic-search --output-dir $run/$steps-critic"
     done
+    # A separation needs several queries under one key.
+    echo "train.py --groups parity --group packed --dim 8 --output-dir $run/packed-8"
+    for steps in 500 1000 2000 4000 8000; do
+        for attack in angle inversion; do
+            echo "attack.py $attack --victim $run/packed-8 --steps $steps --only dss" \
+                "--output-dir $run/$steps-dss"
+        done
+    done
     for capacity in 0.5 2.0; do
         echo "attack.py angle --victim $run/complex --capacity $capacity" \
             "--output-dir $run/capacity-$capacity"
