@@ -290,7 +290,8 @@ def leakage(ours: Sequence[Runs], path: Path) -> str:
 
 def frontier(ours: Sequence[Runs], path: Path) -> str:
     """What a defence keeps of the server's worth against what it lets through: inversion above the
-    mean image, and identification among the candidates.
+    mean image, identification among the candidates, and inference of a hidden property where the
+    data have one.
 
     Of the networks that were trained with an ``additional`` and a ``local`` beside them and whose
     server has a worth.
@@ -301,42 +302,64 @@ def frontier(ours: Sequence[Runs], path: Path) -> str:
     shown = summary.frontier(ours)
     if not shown:
         raise InputError("no network with an additional and a local beside it was attacked")
-    figure, (left, right, names) = plt.subplots(1, 3, figsize=(11.6, 4.0), width_ratios=(3, 3, 2.2))
+    panels: list[tuple[str, float, Callable[[summary.Place], dict[str, float] | None]]] = [
+        ("strongest inversion:\nPSNR above the mean image in dB", 0, _above_floor),
+        ("input found among the candidates in %", 0.1, lambda place: _percent(place.identified)),
+    ]
+    if inferred := [place.inferred for place in shown if place.inferred]:
+        blind = 100 * inferred[0]["blind"]
+        panels.append(("hidden property inferred in %", blind, lambda p: _percent(p.inferred)))
+    figure, (*axes, names) = plt.subplots(
+        1, len(panels) + 1, figsize=(2.6 + 4.5 * len(panels), 4.0),
+        width_ratios=(*[3] * len(panels), 2.2),
+    )  # fmt: skip
+    # Neighbours along the axis of what is kept have their numbers at different heights.
+    order = sorted(range(len(shown)), key=lambda number: shown[number].kept)
+    for axis, (label, blind, measure) in zip(axes, panels, strict=True):
+        for rank, number in enumerate(order):
+            leak = measure(shown[number])
+            if leak is not None:
+                _placed(axis, shown[number], leak, number + 1, (5, -12, 15, -22)[rank % 4])
+        axis.axhline(blind, color="#999999", linewidth=1, linestyle="--")
+        axis.axvline(0, color="#999999", linewidth=1, linestyle=":")
+        axis.set_ylabel(label, fontsize=8)
+        axis.set_xlabel("kept of the server's worth in %", fontsize=8)
+        axis.margins(x=0.15, y=0.15)
+        _bare(axis)
+    axes[1].set_yscale("symlog", linthresh=0.1)
     for number, place in enumerate(shown, start=1):
-        floor = place.inversion["floor"]
-        above = {k: place.inversion[k] - floor for k in ("value", "low", "high")}
-        found = {k: 100 * place.identified[k] for k in ("value", "low", "high")}
-        _placed(left, place, above, number)
-        _placed(right, place, found, number)
         net, data = place.runs.network, place.runs.dataset
         line = f"{number}  {net}, {data}: {place.runs.config.net.label}"
         names.text(0, 1 - number / (len(shown) + 1), line, fontsize=7, transform=names.transAxes)
     names.set_axis_off()
-    left.axhline(0, color="#999999", linewidth=1, linestyle="--")
-    left.set_ylabel("strongest inversion:\nPSNR above the mean image in dB", fontsize=8)
-    right.set_yscale("symlog", linthresh=0.1)
-    right.set_ylabel("input found among the candidates in %", fontsize=8)
-    right.axhline(0.1, color="#999999", linewidth=1, linestyle="--")
-    for axis in (left, right):
-        axis.axvline(0, color="#999999", linewidth=1, linestyle=":")
-        axis.set_xlabel("kept of the server's worth in %", fontsize=8)
-        axis.margins(x=0.15)
-        _bare(axis)
     figure.tight_layout()
     _save(figure, path)
     images = max(place.runs.attacked["task"]["images"] for place in shown)
     where = ", ".join(dict.fromkeys(f"{p.runs.network} on {p.runs.dataset}" for p in shown))
+    hidden = (
+        ", and the strongest inference of classes that it was not trained on" if inferred else ""
+    )
     return (
-        f"Defences ({where}): the share of "
-        "the server's worth that is kept (0 %: no better than the control "
-        "`local`; 100 %: as good as without a defence) against the strongest inversion and the "
-        f"strongest identification among 1,000 candidates. {images:,} test images for the task, "
-        f"one network each, seed 0; {INTERVALS}. Dashed: the mean image, chance. Right and low is "
-        "where a defence should be."
+        f"Defences ({where}): the share of the server's worth that is kept (0 %: no better than "
+        "the control `local`; 100 %: as good as without a defence) against the strongest "
+        f"inversion, the strongest identification among 1,000 candidates{hidden}. {images:,} test "
+        f"images for the task, one network each, seed 0; {INTERVALS}. Dashed: the mean image, "
+        "blind guessing. Right and low is where a defence should be."
     )
 
 
-def _placed(axis: Axes, place: summary.Place, leak: dict[str, float], number: int) -> None:
+def _above_floor(place: summary.Place) -> dict[str, float]:
+    numbers = place.inversion
+    return {k: numbers[k] - numbers["floor"] for k in ("value", "low", "high")}
+
+
+def _percent(numbers: dict[str, float] | None) -> dict[str, float] | None:
+    return numbers and {k: 100 * numbers[k] for k in ("value", "low", "high")}
+
+
+def _placed(
+    axis: Axes, place: summary.Place, leak: dict[str, float], number: int, height: int
+) -> None:
     """One network on one panel of :func:`frontier`, by its number in the list beside it."""
     (x, low, high), y = (100 * s for s in place.kept), leak["value"]
     colour, shape = LOOKS[place.runs.config.net.kind]
@@ -344,7 +367,6 @@ def _placed(axis: Axes, place: summary.Place, leak: dict[str, float], number: in
         x, y, marker=shape, color=colour, capsize=2, linewidth=1,
         xerr=[[x - low], [high - x]], yerr=[[y - leak["low"]], [leak["high"] - y]],
     )  # fmt: skip
-    height = (5, -12, 15, -22)[number % 4]  # numbers of points that lie close stay apart
     axis.annotate(number, (x, y), textcoords="offset points", xytext=(0, height), fontsize=8)
 
 

@@ -72,7 +72,7 @@ class Runs:
         """The data set and what was changed about it, as in the published rows."""
         data = self.config.data
         name = data.data_dir.name if data.dataset == "folder" else data.dataset
-        return name if data.groups is None else f"{name} by {data.groups}"
+        return name if data.groups is None else f"{name} by {Path(data.groups).stem}"
 
     @property
     def budget(self) -> str:

@@ -231,7 +231,7 @@ def main(argv: list[str]) -> None:
     elif config.what == "summary":
         tables = summary.front_page(config.runs)
     elif config.what == "frontier":
-        tables = [summary.frontier_table(config.runs), *summary.offload_tables(config.runs)]
+        tables = summary.beyond_page(config.runs)
     elif config.what == "budgets":
         tables = [budget_table(config.runs)]
     else:

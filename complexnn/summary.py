@@ -44,6 +44,12 @@ def front_page(folders: Iterable[Path]) -> list[Table]:
     return [verdict_table(folders), main_table(folders)]
 
 
+def beyond_page(folders: Iterable[Path]) -> list[Table]:
+    """The tables of docs/beyond.md."""
+    folders = list(folders)
+    return [frontier_table(folders), *offload_tables(folders)]
+
+
 def verdict_table(folders: Iterable[Path]) -> Table:
     """A verdict per claim of the paper and per network, with what it rests on.
 
@@ -114,6 +120,7 @@ class Place:
     kept: tuple[float, float, float]  # of the server's worth, with its interval
     inversion: dict[str, Any]  # PSNR of the strongest
     identified: dict[str, Any]  # top-1 of the attack that identifies most
+    inferred: dict[str, Any] | None  # accuracy of the strongest on a hidden property, if any was
 
 
 def frontier(ours: Iterable[Runs]) -> list[Place]:
@@ -138,7 +145,7 @@ def frontier(ours: Iterable[Runs]) -> list[Place]:
             leak = verdicts.strongest(runs.attacked, "inversion")
             seen = verdicts.identified(runs.attacked)
             if share is not None and leak is not None and seen is not None:
-                found.append(Place(runs, share, leak[1], seen))
+                found.append(Place(runs, share, leak[1], seen, verdicts.inferred(runs.attacked)))
     return found
 
 
@@ -162,17 +169,19 @@ def frontier_table(folders: Iterable[Path]) -> Table:
             f"{cost / plain:.2f}",
             f"{leak['value'] - leak['floor']:.1f}",
             f"{100 * place.identified['value']:.1f}",
+            _inferred(place),
             _leak(rows, "angle", "chance") if net.parts > 1 else "no key",
         ))  # fmt: skip
     head = ("network, data", "released", "task error in %", "kept of the server's worth in %",
             "server's work", "strongest inversion, dB above the mean image", "identified in %",
-            "angle error in rad")  # fmt: skip
+            "property inferred in %", "angle error in rad")  # fmt: skip
     note = (
         "Kept: 0 is no better than the control `local`, 100 as good as without a "
         "defence; 95 % intervals over test images, one network each. Work: per query, beside the "
         "network without rotation. Mean image: for packed queries d blind images in the best "
-        "order. Identified: among 1,000 candidates, by the attack that identifies most. Angle: the "
-        "strongest attack (beside blind guessing)."
+        "order. Identified: among 1,000 candidates, by the attack that identifies most. Property: "
+        "classes that the network was not trained on (beside the best guess from the network's "
+        "answer). Angle: the strongest attack (beside blind guessing)."
     )
     return Table("Use against leakage", head, lines, note)
 
@@ -198,6 +207,14 @@ def _leak(rows: verdicts.Rows, family: str, blind: str) -> str:
         return "not attacked"
     digits = 3 if family == "angle" else 1
     return f"{best[1]['value']:.{digits}f} ({best[1][blind]:.{digits}f})"
+
+
+def _inferred(place: Place) -> str:
+    if place.runs.config.data.groups is None:
+        return "no property"
+    if place.inferred is None:
+        return "not attacked"
+    return "{value:.1f} ({blind:.1f})".format(**{k: 100 * v for k, v in place.inferred.items()})
 
 
 def _identified(rows: verdicts.Rows) -> str:

@@ -41,18 +41,26 @@ trainings() {
     done
     train thin4 quantise --kind additional --defence quantise --bits 1
     train thin4 nopeek --kind additional --defence nopeek
+    # Trained on animals and vehicles only: the ten classes are the hidden property.
+    for kind in additional local; do
+        train thin4 "kinds-$kind" --kind "$kind" --groups scripts/cifar10_kinds.json
+    done
+    rotated thin4 kinds-decoy-2 --groups scripts/cifar10_kinds.json
+    rotated thin4 kinds-packed-8 --group packed --dim 8 --groups scripts/cifar10_kinds.json
 }
 
 # attack WHAT VICTIM FLAGS...: with the unprotected network beside it.
 attack() {
-    local control="--control $root/${2%/*}/additional"
-    [[ $2 == */additional ]] && control=
+    local kinds=
+    [[ $2 == */kinds-* ]] && kinds=kinds-
+    local control="--control $root/${2%/*}/${kinds}additional"
+    [[ $2 == *additional ]] && control=
     echo "attack.py $1 --victim $root/$2 $control --budget quick --precision bf16 ${*:3}"
 }
 
 attacks() {
     for victim in thin4/{additional,decoy-2{,-mixing},packed-{2,8,8-mixing},noisy-{0.5,1.0,2.0}} \
-        thin4/{quantise,nopeek} thin1/additional; do
+        thin4/{quantise,nopeek} thin1/additional thin4/kinds-{additional,decoy-2,packed-8}; do
         attack all "$victim"
     done
     # Searches for each of many keys would take hours.
