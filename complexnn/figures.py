@@ -19,6 +19,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -313,13 +314,10 @@ def frontier(ours: Sequence[Runs], path: Path) -> str:
         1, len(panels) + 1, figsize=(2.6 + 4.5 * len(panels), 4.0),
         width_ratios=(*[3] * len(panels), 2.2),
     )  # fmt: skip
-    # Neighbours along the axis of what is kept have their numbers at different heights.
-    order = sorted(range(len(shown)), key=lambda number: shown[number].kept)
     for axis, (label, blind, measure) in zip(axes, panels, strict=True):
-        for rank, number in enumerate(order):
-            leak = measure(shown[number])
-            if leak is not None:
-                _placed(axis, shown[number], leak, number + 1, (5, -12, 15, -22)[rank % 4])
+        for place in shown:
+            if leak := measure(place):
+                _placed(axis, place, leak)
         axis.axhline(blind, color="#999999", linewidth=1, linestyle="--")
         axis.axvline(0, color="#999999", linewidth=1, linestyle=":")
         axis.set_ylabel(label, fontsize=8)
@@ -333,6 +331,10 @@ def frontier(ours: Sequence[Runs], path: Path) -> str:
         names.text(0, 1 - number / (len(shown) + 1), line, fontsize=7, transform=names.transAxes)
     names.set_axis_off()
     figure.tight_layout()
+    for axis, (_, _, measure) in zip(axes, panels, strict=True):
+        leaks = {number: measure(place) for number, place in enumerate(shown, start=1)}
+        points = {n: (100 * shown[n - 1].kept[0], k["value"]) for n, k in leaks.items() if k}
+        _numbered(axis, points)
     _save(figure, path)
     images = max(place.runs.attacked["task"]["images"] for place in shown)
     where = ", ".join(dict.fromkeys(f"{p.runs.network} on {p.runs.dataset}" for p in shown))
@@ -357,17 +359,35 @@ def _percent(numbers: dict[str, float] | None) -> dict[str, float] | None:
     return numbers and {k: 100 * numbers[k] for k in ("value", "low", "high")}
 
 
-def _placed(
-    axis: Axes, place: summary.Place, leak: dict[str, float], number: int, height: int
-) -> None:
-    """One network on one panel of :func:`frontier`, by its number in the list beside it."""
+def _placed(axis: Axes, place: summary.Place, leak: dict[str, float]) -> None:
+    """One network on one panel of :func:`frontier`."""
     (x, low, high), y = (100 * s for s in place.kept), leak["value"]
     colour, shape = LOOKS[place.runs.config.net.kind]
     axis.errorbar(
-        x, y, marker=shape, color=colour, capsize=2, linewidth=1,
+        x, y, marker=shape, color=colour, markersize=5, capsize=2, linewidth=1,
         xerr=[[x - low], [high - x]], yerr=[[y - leak["low"]], [leak["high"] - y]],
     )  # fmt: skip
-    axis.annotate(number, (x, y), textcoords="offset points", xytext=(0, height), fontsize=8)
+
+
+def _numbered(axis: Axes, points: dict[int, tuple[float, float]]) -> None:
+    """A number at each point, on no other point or number; a line leads where it had to move."""
+    to_points = 72 / axis.figure.dpi
+    centres = {n: axis.transData.transform(p) * to_points for n, p in points.items()}
+    taken = list(centres.values())
+    for number, centre in centres.items():
+        # Above or below, beside the bars of intervals.
+        spots = ((r, angle) for r in (9, 16, 24, 32) for angle in (90, 60, 120, -90, -60, -120))
+        for radius, angle in spots:
+            turn = math.radians(angle)
+            spot = centre + radius * np.array((math.cos(turn), math.sin(turn)))
+            if all(abs(spot - other).max() > 8 for other in taken):
+                break
+        taken.append(spot)
+        axis.annotate(
+            number, points[number], spot - centre, textcoords="offset points", fontsize=7,
+            ha="center", va="center", annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.5},
+        )  # fmt: skip
 
 
 def point(
