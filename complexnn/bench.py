@@ -33,7 +33,7 @@ from complexnn.networks.anatomy import dissect
 from complexnn.networks.registry import build
 from complexnn.progress import track
 from complexnn.tables import Table
-from complexnn.training import Training, random_for, train_step
+from complexnn.training import Training, compile_parts, random_for, train_step
 
 log = logging.getLogger("complexnn")
 Phase = Literal["training step", "inference"]
@@ -196,6 +196,8 @@ def compare(
     images = torch.rand(batch, 3, config.image_size, config.image_size, device=device)
     labels = torch.arange(batch, device=device) % 10
     built: list[Case] = []
+    if compiled:  # beyond the limit, networks would be timed in eager mode without a word
+        torch._dynamo.config.recompile_limit = 1000
     for name, (net_config, weight) in cases(config).items():
         if net_config.kind == "complex" and batch < net_config.dim:
             continue  # its group cannot be filled
@@ -206,8 +208,7 @@ def compare(
         flops = sum(dissect(net_config).flops.values())
         built.append(Case(name, step_of(net, phase, images, labels, weight, accelerator), flops))
         if compiled:
-            for module in (net.encoder, net.processing, net.decoder):
-                module.compile()
+            compile_parts(net, training=phase == "training step")
     if not compiled and precision == "fp32" and batch > 1:
         built += _rivals(config, phase, images, labels, accelerator)
     what = f"{phase}, batch {batch}, {precision}, {'compiled' if compiled else 'eager'}"

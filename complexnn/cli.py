@@ -184,6 +184,8 @@ def train_main(argv: list[str]) -> None:
     training.check_groups(dataset, config)
     torch.manual_seed(config.seed)
     net = build(config.net)
+    if config.compile:
+        training.compile_parts(net)
     main = accelerator.is_main_process
     if main and not config.dry_run:
         results.prepare_folder(folder)
@@ -197,9 +199,6 @@ def train_main(argv: list[str]) -> None:
     device = accelerator.device
     net = net.to(device)
     dataset = dataset.to(device)
-    if config.compile:
-        for module in (net.encoder, net.processing, net.decoder):
-            module.compile()
     steps = dataset.train.steps(config.batch_size)
     run = training.Training(net, config, accelerator, min(steps, 2) if config.dry_run else steps)
     if config.dry_run:

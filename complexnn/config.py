@@ -291,7 +291,7 @@ class TrainConfig:
     precision: Precision = "fp32"
     """Arithmetic of the networks; norms and moduli stay in fp32."""
     compile: bool = False
-    """Compile encoder, processing module and decoder."""
+    """Compile encoder, processing module and decoder for training; takes minutes at the start."""
     dry_run: bool = False
     """Build everything, take two steps, print what would run, write nothing."""
 

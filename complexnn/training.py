@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -215,6 +217,33 @@ def _augmented(
     """The batch ``place`` steps behind ``begun`` = (seed, epoch, step), augmented."""
     *where, step = begun
     return augment(pixels, random_for("augment", *where, step + place, rank))
+
+
+def compile_parts(net: SplitNet, *, training: bool = True) -> None:
+    """Compile encoder, server and decoder for train mode, or else for eval mode.
+
+    Each shape is compiled anew. Training has one, of full batches; evaluation, which ends with odd
+    ones, stays eager beside it.
+
+    Raises:
+        InputError: there is no C++ compiler, which compiled code is made with.
+    """
+    compilers = (os.environ.get("CXX", "c++"), "g++", "clang++")
+    if not any(map(shutil.which, compilers)):
+        raise InputError("--compile needs a C++ compiler; install g++ or leave --compile out")
+    for module in (net.encoder, net.processing, net.decoder):
+        # An empty graph would make the compiler give up on the others, too.
+        if not isinstance(module, nn.Identity):
+            module.forward = _compiled(module, training=training)
+
+
+def _compiled(module: nn.Module, *, training: bool) -> Callable[..., Tensor]:
+    eager, compiled = module.forward, torch.compile(module.forward, dynamic=False)
+
+    def forward(*args: Tensor) -> Tensor:
+        return (compiled if module.training is training else eager)(*args)
+
+    return forward
 
 
 def train_one_epoch(

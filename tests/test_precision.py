@@ -1,10 +1,13 @@
 """Half precision and compilation."""
 
+import functools
+import shutil
+
 import pytest
 import torch
 
 import complexnn
-from complexnn import cli, layers
+from complexnn import bench, cli, layers
 from complexnn import functional as cF
 from complexnn.results import read_rows
 
@@ -60,3 +63,60 @@ def test_compiles_as_one_graph_with_the_same_results(arch, settings, training):
         (other,) = torch.autograd.grad(compiled.square().sum(), x)
         torch.testing.assert_close(compiled, plain, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(other, gradient, atol=1e-4, rtol=1e-3)
+
+
+# The compiler looks at gradients of what is no leaf.
+quiet = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Compiles without a C++ compiler, and keeps the shapes of each graph's inputs."""
+    found = []
+
+    def backend(graph, inputs):
+        found.append([tuple(x.shape) for x in inputs if isinstance(x, torch.Tensor)])
+        return graph.forward
+
+    compile_with = functools.partial(torch.compile, backend=backend)
+    monkeypatch.setattr(torch, "compile", compile_with)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    torch._dynamo.reset()
+    return found
+
+
+@quiet
+def test_training_compiles_each_part_once_and_evaluation_nothing(graphs, tmp_path):
+    argv = ["--epochs", "2", "--limit-train", "200", "--seed", "1", "--output-dir"]
+    assert cli.run(cli.train_main, [*argv, str(tmp_path / "eager")]) == 0
+    assert not graphs
+    assert cli.run(cli.train_main, [*argv, str(tmp_path / "compiled"), "--compile"]) == 0
+    assert len(graphs) == 2  # LeNet's decoder has no layers
+    assert all(isinstance(size, int) for shapes in graphs for shape in shapes for size in shape)
+    eager, compiled = (
+        complexnn.load(tmp_path / name).state_dict() for name in ("eager", "compiled")
+    )
+    torch.testing.assert_close(compiled, eager, atol=1e-4, rtol=1e-3)
+
+
+def test_the_bench_compiles_more_networks_than_the_compiler_would(graphs):
+    config = bench.BenchConfig(dims=(2, 3, 4, 5, 6), image_size=12, rounds=1, device="cpu")
+    bench.compare(config, "inference", 60, "fp32", compiled=True)
+    servers = {shapes[0][:3] for shapes in graphs if len(shapes[0]) == 5}
+    assert servers == {(60 // p, d, 16) for d in config.dims for p in (1, d)}
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert cli.run(cli.train_main, ["--compile", "--output-dir", str(tmp_path / "run")]) == 2
+    assert "needs a C++ compiler" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+@pytest.mark.slow
+@quiet
+def test_compiled_training_runs(tmp_path):
+    torch._dynamo.reset()
+    argv = ["--epochs", "1", "--compile", "--output-dir", str(tmp_path)]
+    assert cli.run(cli.train_main, argv) == 0
