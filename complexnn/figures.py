@@ -291,8 +291,7 @@ def leakage(ours: Sequence[Runs], path: Path) -> str:
 
 def frontier(ours: Sequence[Runs], path: Path) -> str:
     """What a defence keeps of the server's worth against what it lets through: inversion above the
-    mean image, identification among the candidates, and inference of a hidden property where the
-    data have one.
+    mean image, and identification among the candidates.
 
     Of the networks that were trained with an ``additional`` and a ``local`` beside them and whose
     server has a worth.
@@ -303,21 +302,16 @@ def frontier(ours: Sequence[Runs], path: Path) -> str:
     shown = summary.frontier(ours)
     if not shown:
         raise InputError("no network with an additional and a local beside it was attacked")
-    panels: list[tuple[str, float, Callable[[summary.Place], dict[str, float] | None]]] = [
-        ("strongest inversion:\nPSNR above the mean image in dB", 0, _above_floor),
-        ("input found among the candidates in %", 0.1, lambda place: _percent(place.identified)),
-    ]
-    if inferred := [place.inferred for place in shown if place.inferred]:
-        blind = 100 * inferred[0]["blind"]
-        panels.append(("hidden property inferred in %", blind, lambda p: _percent(p.inferred)))
-    figure, (*axes, names) = plt.subplots(
-        1, len(panels) + 1, figsize=(2.6 + 4.5 * len(panels), 4.0),
-        width_ratios=(*[3] * len(panels), 2.2),
-    )  # fmt: skip
-    for axis, (label, blind, measure) in zip(axes, panels, strict=True):
-        for place in shown:
-            if leak := measure(place):
-                _placed(axis, place, leak)
+    figure, (*axes, names) = plt.subplots(1, 3, figsize=(11.6, 4.0), width_ratios=(3, 3, 2.2))
+    above = [_beyond(place.inversion, place.inversion["floor"]) for place in shown]
+    found = [_beyond(place.identified, 0, 100) for place in shown]
+    for axis, leaks, blind, label in zip(
+        axes, (above, found), (0, 0.1),
+        ("strongest inversion:\nPSNR above the mean image in dB",
+         "input found among the candidates in %"), strict=True,
+    ):  # fmt: skip
+        for place, leak in zip(shown, leaks, strict=True):
+            _placed(axis, place, leak)
         axis.axhline(blind, color="#999999", linewidth=1, linestyle="--")
         axis.axvline(0, color="#999999", linewidth=1, linestyle=":")
         axis.set_ylabel(label, fontsize=8)
@@ -331,32 +325,22 @@ def frontier(ours: Sequence[Runs], path: Path) -> str:
         names.text(0, 1 - number / (len(shown) + 1), line, fontsize=7, transform=names.transAxes)
     names.set_axis_off()
     figure.tight_layout()
-    for axis, (_, _, measure) in zip(axes, panels, strict=True):
-        leaks = {number: measure(place) for number, place in enumerate(shown, start=1)}
-        points = {n: (100 * shown[n - 1].kept[0], k["value"]) for n, k in leaks.items() if k}
-        _numbered(axis, points)
+    for axis, leaks in zip(axes, (above, found), strict=True):
+        _numbered(axis, [(100 * p.kept[0], k["value"]) for p, k in zip(shown, leaks, strict=True)])
     _save(figure, path)
     images = max(place.runs.attacked["task"]["images"] for place in shown)
     where = ", ".join(dict.fromkeys(f"{p.runs.network} on {p.runs.dataset}" for p in shown))
-    hidden = (
-        ", and the strongest inference of classes that it was not trained on" if inferred else ""
-    )
     return (
         f"Defences ({where}): the share of the server's worth that is kept (0 %: no better than "
         "the control `local`; 100 %: as good as without a defence) against the strongest "
-        f"inversion, the strongest identification among 1,000 candidates{hidden}. {images:,} test "
+        f"inversion and the strongest identification among 1,000 candidates. {images:,} test "
         f"images for the task, one network each, seed 0; {INTERVALS}. Dashed: the mean image, "
-        "blind guessing. Right and low is where a defence should be."
+        "chance. Right and low is where a defence should be."
     )
 
 
-def _above_floor(place: summary.Place) -> dict[str, float]:
-    numbers = place.inversion
-    return {k: numbers[k] - numbers["floor"] for k in ("value", "low", "high")}
-
-
-def _percent(numbers: dict[str, float] | None) -> dict[str, float] | None:
-    return numbers and {k: 100 * numbers[k] for k in ("value", "low", "high")}
+def _beyond(numbers: dict[str, float], start: float, scale: float = 1) -> dict[str, float]:
+    return {k: scale * (numbers[k] - start) for k in ("value", "low", "high")}
 
 
 def _placed(axis: Axes, place: summary.Place, leak: dict[str, float]) -> None:
@@ -369,12 +353,11 @@ def _placed(axis: Axes, place: summary.Place, leak: dict[str, float]) -> None:
     )  # fmt: skip
 
 
-def _numbered(axis: Axes, points: dict[int, tuple[float, float]]) -> None:
+def _numbered(axis: Axes, points: Sequence[tuple[float, float]]) -> None:
     """A number at each point, on no other point or number; a line leads where it had to move."""
-    to_points = 72 / axis.figure.dpi
-    centres = {n: axis.transData.transform(p) * to_points for n, p in points.items()}
-    taken = list(centres.values())
-    for number, centre in centres.items():
+    centres = axis.transData.transform(points) * 72 / axis.figure.dpi
+    taken = list(centres)
+    for number, (point, centre) in enumerate(zip(points, centres, strict=True), start=1):
         # Above or below, beside the bars of intervals.
         spots = ((r, angle) for r in (9, 16, 24, 32) for angle in (90, 60, 120, -90, -60, -120))
         for radius, angle in spots:
@@ -384,7 +367,7 @@ def _numbered(axis: Axes, points: dict[int, tuple[float, float]]) -> None:
                 break
         taken.append(spot)
         axis.annotate(
-            number, points[number], spot - centre, textcoords="offset points", fontsize=7,
+            number, point, spot - centre, textcoords="offset points", fontsize=7,
             ha="center", va="center", annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.5},
         )  # fmt: skip

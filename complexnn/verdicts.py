@@ -137,18 +137,6 @@ def identified(rows: Rows) -> dict[str, Any] | None:
     return max(found, key=lambda numbers: numbers["value"], default=None)
 
 
-def inferred(rows: Rows) -> dict[str, float] | None:
-    """How often the strongest attack on the hidden property is right, beside the best guess from
-    the victim's label."""
-    found = strongest(rows, "property")
-    if found is None:
-        return None
-    error = found[1]
-    right = {"value": "value", "low": "high", "high": "low"}
-    accuracy = {name: 1 - error[other] for name, other in right.items()}
-    return accuracy | {"blind": 1 - min(error["chance"], error["given_label"])}
-
-
 def _gap(found: tuple[str, dict[str, Any]]) -> str:
     name, numbers = found
     return f"{numbers['value'] - numbers['floor']:.1f} dB above the mean image by {name}"
