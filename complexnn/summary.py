@@ -194,8 +194,11 @@ def property_table(folders: Iterable[Path]) -> Table:
         right = 1 - error["value"], 1 - error["high"], 1 - error["low"]
         blind = 1 - min(error["chance"], error["given_label"])
         control = error.get("control")
+        label = runs.config.net.label
+        if runs.config.net.kind == "complex" and not runs.config.adversarial_weight:
+            label += ", no critic"
         lines.append((
-            f"{runs.network}, {runs.dataset}", runs.config.net.label,
+            f"{runs.network}, {runs.dataset}", label,
             runs.cell("task", "error", 100, 1).removesuffix(f" [{runs.number}]"),
             "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * share for share in right)), name,
             f"{100 * blind:.1f}", "" if control is None else f"{100 * (1 - control):.1f}",
