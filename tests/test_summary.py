@@ -204,16 +204,17 @@ def test_published_networks_reach_their_rows():
     assert tested
 
 
-def test_the_write_up_says_what_the_rows_of_packed_groups_say():
+def page_and_rows(*runs):
+    """The write-up on one line, and the metrics of published runs by their rows' names."""
     page = " ".join((ROOT / "docs" / "beyond.md").read_text().split())
-    rows = {
-        run: {
-            row["name"]: row["metrics"]
-            for row in results.read_rows(ROOT / "checkpoints" / run / "results.jsonl")
-        }
-        for run in ("beyond/thin4/packed-8", "beyond/thin4/packed-32", "digits-lenet/packed-8")
-    }
-    eight, many, digits = rows.values()
+    files = (ROOT / "checkpoints" / run / "results.jsonl" for run in runs)
+    return page, [{row["name"]: row["metrics"] for row in results.read_rows(f)} for f in files]
+
+
+def test_the_write_up_says_what_the_rows_of_packed_groups_say():
+    page, (eight, many, digits) = page_and_rows(
+        "beyond/thin4/packed-8", "beyond/thin4/packed-32", "digits-lenet/packed-8"
+    )
     found, ica = (eight[f"angle {name}"]["angle_error"] for name in ("dss", "ica"))
     assert f"to {found['value']:.2f} rad where ICA stops at {ica['value']:.2f}" in page
     shown = eight["inversion dss"]["psnr"]
@@ -224,3 +225,21 @@ def test_the_write_up_says_what_the_rows_of_packed_groups_say():
     assert f"nothing had been rotated ({image['control']:.1f})" in page
     wide = many["angle dss"]["angle_error"]
     assert f"({wide['value']:.2f} rad of {wide['chance']:.2f})" in page
+
+
+def test_the_write_up_says_what_the_rows_of_hidden_properties_say():
+    kinds = ("decoy-2", "packed-8", "local", "additional")
+    page, found = page_and_rows(*(f"beyond/thin4/kinds-{kind}" for kind in kinds))
+    decoys, packed, local, plain = found
+
+    def learned(rows):
+        errors = [m["error"] for name, m in rows.items() if name.startswith("property")]
+        best = min(errors, key=lambda error: error["value"])
+        return 1 - best["value"], 1 - best["given_label"], 1 - best["control"]
+
+    right, alone, without = learned(decoys)
+    assert f"({100 * right:.0f} % right, {100 * alone:.0f} % from the answer alone)" in page
+    assert right == pytest.approx(without, abs=0.01)
+    assert (learned(packed)[0] - alone) / (right - alone) == pytest.approx(0.5, abs=0.05)
+    errors = [100 * rows["task"]["error"]["value"] for rows in (local, plain)]
+    assert "({:.1f} and {:.1f} % error)".format(*errors) in page
