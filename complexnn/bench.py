@@ -33,7 +33,7 @@ from complexnn.networks.anatomy import dissect
 from complexnn.networks.registry import build
 from complexnn.progress import track
 from complexnn.tables import Table
-from complexnn.training import Training, compile_parts, random_for, train_step
+from complexnn.training import Training, check_compiler, compile_parts, random_for, train_step
 
 log = logging.getLogger("complexnn")
 Phase = Literal["training step", "inference"]
@@ -196,8 +196,6 @@ def compare(
     images = torch.rand(batch, 3, config.image_size, config.image_size, device=device)
     labels = torch.arange(batch, device=device) % 10
     built: list[Case] = []
-    if compiled:  # beyond the limit, networks would be timed in eager mode without a word
-        torch._dynamo.config.recompile_limit = 1000
     for name, (net_config, weight) in cases(config).items():
         if net_config.kind == "complex" and batch < net_config.dim:
             continue  # its group cannot be filled
@@ -396,6 +394,8 @@ def main(argv: list[str]) -> None:
     quick = config.quick
     if quick:
         config = dataclasses.replace(config, quick=False, **QUICK)
+    if config.compiled:
+        check_compiler(make_accelerator(config.device).device, "give --no-compiled")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     tables, rows = [], []

@@ -185,6 +185,7 @@ def train_main(argv: list[str]) -> None:
     torch.manual_seed(config.seed)
     net = build(config.net)
     if config.compile:
+        training.check_compiler(accelerator.device, "leave --compile out")
         training.compile_parts(net)
     main = accelerator.is_main_process
     if main and not config.dry_run:

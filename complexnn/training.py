@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -219,26 +220,33 @@ def _augmented(
     return augment(pixels, random_for("augment", *where, step + place, rank))
 
 
+def check_compiler(device: torch.device, instead: str) -> None:
+    """Refuse, before any work, to compile for a CPU where there is no C++ compiler."""
+    compilers = (os.environ.get("CXX", "c++"), "g++", "clang++")
+    if device.type == "cpu" and not any(map(shutil.which, compilers)):
+        raise InputError(f"compiling needs a C++ compiler; install g++ or {instead}")
+
+
 def compile_parts(net: SplitNet, *, training: bool = True) -> None:
     """Compile encoder, server and decoder for train mode, or else for eval mode.
 
     Each shape is compiled anew. Training has one, of full batches; evaluation, which ends with odd
     ones, stays eager beside it.
-
-    Raises:
-        InputError: there is no C++ compiler, which compiled code is made with.
     """
-    compilers = (os.environ.get("CXX", "c++"), "g++", "clang++")
-    if not any(map(shutil.which, compilers)):
-        raise InputError("--compile needs a C++ compiler; install g++ or leave --compile out")
     for module in (net.encoder, net.processing, net.decoder):
-        # An empty graph would make the compiler give up on the others, too.
-        if not isinstance(module, nn.Identity):
-            module.forward = _compiled(module, training=training)
+        module.forward = _compiled(module, training=training)
 
 
 def _compiled(module: nn.Module, *, training: bool) -> Callable[..., Tensor]:
-    eager, compiled = module.forward, torch.compile(module.forward, dynamic=False)
+    eager = module.forward
+
+    def call(*args: Tensor) -> Tensor:
+        return eager(*args)
+
+    # The compiler counts and finds what it has compiled by code object: a copy for each module, so
+    # that no module's shapes, limits or empty graph touch another's.
+    own = FunctionType(call.__code__.replace(), globals(), closure=call.__closure__)
+    compiled = torch.compile(own, dynamic=False)
 
     def forward(*args: Tensor) -> Tensor:
         return (compiled if module.training is training else eager)(*args)

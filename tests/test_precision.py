@@ -108,9 +108,16 @@ def test_the_bench_compiles_more_networks_than_the_compiler_would(graphs):
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert cli.run(cli.train_main, ["--compile", "--output-dir", str(tmp_path / "run")]) == 2
-    assert "needs a C++ compiler" in capsys.readouterr().err
+    assert (
+        cli.run(
+            cli.train_main, ["--compile", "--device", "cpu", "--output-dir", str(tmp_path / "run")]
+        )
+        == 2
+    )
+    assert "leave --compile out" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+    assert cli.run(bench.main, ["--device", "cpu"]) == 2
+    assert "--no-compiled" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
