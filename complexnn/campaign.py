@@ -1,8 +1,9 @@
 """Campaigns: ``python -m complexnn.campaign < COMMANDS`` runs many commands, one after the other.
 
-A line is ``train.py FLAGS``, ``attack.py FLAGS``, ``offload FLAGS`` or ``report FLAGS``. Everything
-is checked before the first one starts: every flag, the data, the room on the disk. What is finished
-is skipped and what was interrupted goes on, so that a broken campaign is simply started again.
+A line is ``train.py FLAGS``, ``attack.py FLAGS``, ``offload FLAGS``, ``linearity FLAGS`` or
+``report FLAGS``. Everything is checked before the first one starts: every flag, the data, the room
+on the disk. What is finished is skipped and what was interrupted goes on, so that a broken campaign
+is simply started again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from complexnn import checkpoint, data, offload, results
+from complexnn import checkpoint, data, results
 from complexnn.attacks import roster, suite
 from complexnn.cli import parse, run
 from complexnn.config import (
@@ -33,6 +34,7 @@ from complexnn.config import (
     command,
     from_dict,
 )
+from complexnn.linearity import LinearityConfig
 from complexnn.networks.anatomy import dissect
 from complexnn.networks.attackers import UNet
 from complexnn.networks.registry import build
@@ -45,6 +47,8 @@ ROOT = Path(__file__).parent.parent
 BACKWARD, CRITIC = 3.0, 2.0
 # Networks that a family of attacks trains, in units of one decoder.
 ATTACKERS = {"angle": 2, "span": 0, "inversion": 6, "property": 3}
+
+MEASUREMENTS = {"offload": OffloadConfig, "linearity": LinearityConfig}
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Job:
     """One command, resolved."""
 
     words: tuple[str, ...]  # script and flags, as they will be run
-    config: TrainConfig | AttackConfig | None  # None: a report, an offload
+    config: TrainConfig | AttackConfig | None  # None: a report, a measurement
     data: DataConfig | None = None
     net: NetConfig | None = None  # what is trained, or attacked
     finished: bool = False
@@ -89,8 +93,9 @@ def resolve(lines: Sequence[str], config: CampaignConfig) -> list[Job]:
         if script == "report":
             jobs.append(Job((script, *flags), None))
             continue
-        if script not in ("train.py", "attack.py", "offload"):
-            raise InputError(f"expected train.py, attack.py, offload or report, got: {line}")
+        if script not in ("train.py", "attack.py", *MEASUREMENTS):
+            expected = f"train.py, attack.py, {', '.join(MEASUREMENTS)} or report"
+            raise InputError(f"expected {expected}, got: {line}")
         if config.data_dir is not None and "--data-dir" not in flags:
             flags += ["--data-dir", str(config.data_dir)]
         if config.device != "auto" and "--device" not in flags:
@@ -98,9 +103,9 @@ def resolve(lines: Sequence[str], config: CampaignConfig) -> list[Job]:
         if script == "train.py":
             job = _training(flags)
             trained[job.config.run_dir] = job
-        elif script == "offload":
-            wanted = parse(OffloadConfig, list(flags), "python -m complexnn.offload")
-            job = Job((script, *flags), None, finished=offload.done(wanted))
+        elif script in MEASUREMENTS:
+            wanted = parse(MEASUREMENTS[script], list(flags), f"python -m complexnn.{script}")
+            job = Job((script, *flags), None, finished=results.measured(wanted, script))
         else:
             job = _attacking(flags, trained)
         jobs.append(job)

@@ -264,10 +264,10 @@ class NormMixingGate(BatchNorm):
     r"""Batch normalisation and a gate that sees all channels of its position, not in the paper:
 
     .. math:: z_k = 2\,\sigma\Big(\sum_j W_{kj} e_j + b_k\Big)\, y_k, \quad
-        e = 2 \sqrt d\, \frac{\|y\| - \sqrt d}{\|y\| + \sqrt d}, \quad
+        e = 2 c\, \frac{\|y\| - c}{\|y\| + c}, \quad
         y = \mathrm{BatchNorm}(x)
 
-    e is the modulus beyond its usual :math:`\sqrt d`, bounded for outliers.
+    e is the modulus beyond its usual c, :math:`\sqrt d` behind a norm, bounded for outliers.
 
     Moduli are what a rotation leaves alone, so any function of them may scale a feature; the
     paper's gate lets each channel see only its own. One 1x1 convolution per group, whatever d.
@@ -275,16 +275,22 @@ class NormMixingGate(BatchNorm):
     Shape: ``(B, d, C, *) -> (B, d, C, *)``.
     """
 
-    def __init__(self, num_features: int, **kwargs: float) -> None:
+    def __init__(self, num_features: int, c: float = 1.0, **kwargs: float) -> None:
         super().__init__(num_features, **kwargs)
+        if c <= 0:
+            raise ValueError(f"c must be positive, got {c}")
+        self.c = c
         self.mix = nn.Linear(num_features, num_features)
 
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
-        length, usual = cF.modulus(y), math.sqrt(y.shape[1])
-        excess = 2 * usual * (length - usual) / (length + usual)
+        length = cF.modulus(y)
+        excess = 2 * self.c * (length - self.c) / (length + self.c)
         gate = 2 * self.mix(excess.movedim(2, -1)).sigmoid().movedim(-1, 2)
         return y * gate.to(y)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, c={self.c}"
 
 
 class MaxPool2d(nn.Module):

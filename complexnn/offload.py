@@ -15,9 +15,8 @@ from torch import Generator, Tensor, nn
 
 from complexnn import metrics, privacy, results, tasks
 from complexnn.attacks.membership import Audit
-from complexnn.checkpoint import sha256
 from complexnn.cli import make_accelerator, open_run, parse, run
-from complexnn.config import InputError, at_least, check_numbers, from_dict, to_dict
+from complexnn.config import InputError, at_least, check_numbers
 from complexnn.images import Dataset, ImageSet
 from complexnn.networks.offloaded import PRESETS, Cost, Guarantee, cost, layers, offload
 from complexnn.networks.split import SplitNet
@@ -191,17 +190,6 @@ def table(measured: dict[str, dict]) -> Table:
     return Table("interactive offload", ("", "value", "beside"), rows)
 
 
-def done(config: OffloadConfig) -> bool:
-    """Whether the victim's present weights were measured so already."""
-    weights = config.victim / "model.safetensors"
-    return weights.is_file() and any(
-        row["name"] == "offload"
-        and row["victim"] == sha256(weights)
-        and from_dict(OffloadConfig, row["config"]).measured_as == config.measured_as
-        for row in results.read_rows(config.victim / "results.jsonl")
-    )
-
-
 def main(argv: list[str]) -> None:
     config = parse(OffloadConfig, argv, "python -m complexnn.offload")
     started = time.time()
@@ -213,13 +201,8 @@ def main(argv: list[str]) -> None:
             "original or additional"
         )
     measured = evaluate(config, net, dataset, device)
-    row = {
-        "name": "offload", "victim": sha256(config.victim / "model.safetensors"),
-        "metrics": measured,
-        "images": min(len(dataset.test), config.limit_test or len(dataset.test)),
-        "config": to_dict(config), **results.stamp(device, started),
-    }  # fmt: skip
-    results.append_row(config.victim / "results.jsonl", row)
+    images = min(len(dataset.test), config.limit_test or len(dataset.test))
+    results.append_measurement(config, "offload", measured, images, results.stamp(device, started))
     print(table(measured).as_text())
     print(f"output: {config.victim}")
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from complexnn.checkpoint import replacing
-from complexnn.config import InputError
+from complexnn.checkpoint import replacing, sha256
+from complexnn.config import InputError, from_dict, to_dict
 
 
 def prepare_folder(folder: Path) -> None:
@@ -123,6 +123,31 @@ def stamp(device: torch.device, started: float) -> dict[str, Any]:
         "device": name,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def append_measurement(
+    config: Any, name: str, metrics: dict[str, dict], images: int, stamped: dict[str, Any]
+) -> None:
+    """Append to the rows of ``config.victim`` what a command other than an attack measured."""
+    row = {
+        "name": name, "metrics": metrics, "images": images, "config": to_dict(config),
+        "victim": sha256(config.victim / "model.safetensors"), **stamped,
+    }  # fmt: skip
+    append_row(config.victim / "results.jsonl", row)
+
+
+def measured(config: Any, name: str) -> bool:
+    """Whether the present weights of ``config.victim`` were measured so already.
+
+    ``config.measured_as`` is what the numbers depend on.
+    """
+    weights = config.victim / "model.safetensors"
+    return weights.is_file() and any(
+        row["name"] == name
+        and row["victim"] == sha256(weights)
+        and from_dict(type(config), row["config"]).measured_as == config.measured_as
+        for row in read_rows(config.victim / "results.jsonl")
+    )
 
 
 def _git_commit() -> str | None:

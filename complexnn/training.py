@@ -89,13 +89,18 @@ def evaluate(
     error = each.mean().item()
     return {
         "error": error,
-        "interval": share_interval(error, len(images))
-        if images.labels.dim() == 1
-        else mean_interval(each.mean(dim=0)),
+        "interval": error_interval(each.mean(dim=0), images.labels),
         "draws": each.mean(dim=1).tolist(),
         "loss": torch.cat(losses).mean().item(),
         "chance": tasks.blind_error(images.labels),
     }
+
+
+def error_interval(errors: Tensor, labels: Tensor) -> tuple[float, float]:
+    """The 95 % interval of a mean error, from each image's."""
+    if labels.dim() == 1:
+        return share_interval(errors.mean().item(), len(errors))
+    return mean_interval(errors)
 
 
 # -------------------------------------------------------------------------------- training

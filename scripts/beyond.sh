@@ -70,6 +70,10 @@ attacks() {
         attack inversion "$victim" --only "'dec(x)'"
         attack inversion "$victim" --only dss
     done
+    for victim in thin4/{decoy-2{,-mixing},packed-{2,8,32,128},packed-8-mixing} \
+        thin4/kinds-{decoy-2,packed-8} thin1/packed-64{,-private}; do
+        echo "linearity --victim $root/$victim"
+    done
     # A released feature of the inner layers has 4,096 numbers: groups must be large.
     echo "offload --victim $root/thin4/additional --group-size 2000 --limit-test 2000"
 }

@@ -112,6 +112,14 @@ attacks() {
     done
 }
 
+# What the rotated servers make of a query beyond a fixed matrix.
+linearity() {
+    for victim in {digits,fashion,cifar10}-lenet/{complex,no-critic} digits-lenet/packed-8 \
+        cifar10-resnet20/{complex,packed-8}; do
+        echo "linearity --victim $root/$victim"
+    done
+}
+
 {
     digits
     full_resnets
@@ -119,4 +127,5 @@ attacks() {
     short_resnets
     properties
     attacks
+    linearity
 } | campaign "$@"

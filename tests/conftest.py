@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from complexnn import cli
+
 
 @pytest.fixture(autouse=True)
 def seed():
@@ -10,3 +12,16 @@ def seed():
 @pytest.fixture
 def rng():
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def trained_run():
+    """A function that trains a run for an epoch on digits: ``trained_run(folder, **flags)``."""
+
+    def train(folder, **flags):
+        settings = {"epochs": 1, "output-dir": folder} | flags
+        words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+        assert cli.run(cli.train_main, words) == 0
+        return folder
+
+    return train

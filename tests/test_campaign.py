@@ -14,7 +14,6 @@ import pytest
 
 from complexnn import campaign, cli
 from complexnn.config import MAY_CHANGE, AttackConfig, TrainConfig, command, from_dict
-from complexnn.offload import OffloadConfig
 from complexnn.results import read_rows
 
 ROOT = Path(__file__).parent.parent
@@ -110,7 +109,7 @@ def test_a_full_disk_is_seen_before_the_start(commands, tmp_path, monkeypatch, c
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("rm -rf /", "expected train.py, attack.py, offload or report, got: rm -rf /"),
+        ("rm -rf /", "expected train.py, attack.py, offload, linearity or report, got: rm -rf /"),
         ("train.py --archh lenet", "nrecognized"),
         ("train.py --kind original --dim 3", "dim applies to kind complex only"),
         ("attack.py all --victim nowhere", "no command trains nowhere"),
@@ -214,17 +213,19 @@ def test_the_full_reproduction_lists_exactly_the_runs_behind_every_published_row
     jobs = campaign.resolve(lines, campaign.CampaignConfig())
     trained = {j.config.run_dir: j.config for j in jobs if j.words[0] == "train.py"}
     attacks = [j.config for j in jobs if j.words[0] == "attack.py"]
-    offloads = [
-        cli.parse(OffloadConfig, list(j.words[1:]), "") for j in jobs if j.words[0] == "offload"
-    ]
+    measured = {
+        name: [cli.parse(made, list(j.words[1:]), "") for j in jobs if j.words[0] == name]
+        for name, made in campaign.MEASUREMENTS.items()
+    }
     for folder in folders:
         run = Path("runs/reproduction") / folder.relative_to(ROOT / "checkpoints")
         for row in read_rows(folder / "results.jsonl"):
             if row["name"] == "task":
                 made, listed_as = from_dict(TrainConfig, row["config"]), [trained[run]]
-            elif row["name"] == "offload":
-                made = from_dict(OffloadConfig, row["config"]).measured_as
-                assert made in [c.measured_as for c in offloads if c.victim == run]
+            elif row["name"] in measured:
+                listed_as = [c for c in measured[row["name"]] if c.victim == run]
+                made = from_dict(campaign.MEASUREMENTS[row["name"]], row["config"]).measured_as
+                assert made in [c.measured_as for c in listed_as], (run, row["name"])
                 continue
             else:
                 # A row does not depend on which other attacks were asked for with it.

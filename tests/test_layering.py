@@ -18,6 +18,7 @@ ROWS = [
         "rivals",
         "scaling",
         "offload",
+        "linearity",
         "report",
         "published",
         "verdicts",

@@ -1,5 +1,6 @@
 """Interactive offload: the plain network's answers, what is sent, what it costs, who is found."""
 
+import dataclasses
 import math
 
 import pytest
@@ -136,15 +137,8 @@ def test_the_audit_identifies_whom_nothing_hides(rng):
     assert (audited(0.1, 30, rng, groups=20)[2] == 1).double().mean() < 0.06
 
 
-def trained(folder, **flags):
-    settings = {"arch": "thin4", "kind": "additional", "epochs": 1, "output-dir": folder} | flags
-    words = [w for name, value in settings.items() for w in (f"--{name}", str(value))]
-    assert cli.run(cli.train_main, words) == 0
-    return folder
-
-
-def test_the_command_measures_a_trained_network(tmp_path, capsys):
-    victim = trained(tmp_path / "plain")
+def test_the_command_measures_a_trained_network(trained_run, tmp_path, capsys):
+    victim = trained_run(tmp_path / "plain", arch="thin4", kind="additional")
     assert cli.run(offload.main, ["--victim", str(victim), "--group-size", "100"]) == 0
     shown = capsys.readouterr().out
     assert "same answer as without, %     100.00" in shown
@@ -157,14 +151,15 @@ def test_the_command_measures_a_trained_network(tmp_path, capsys):
     # k = N + m - 1 decoys beside 100 queries, N from 16 to 256
     assert (100 + 16 + freedom - 1) / 100 < measured["server_work"]["value"]
     assert measured["server_work"]["value"] < (100 + 256 + freedom - 1) / 100
-    assert offload.done(offload.OffloadConfig(victim, group_size=100))
-    assert not offload.done(offload.OffloadConfig(victim, group_size=100, preset="strict"))
+    asked = offload.OffloadConfig(victim, group_size=100)
+    assert results.measured(asked, "offload")
+    assert not results.measured(dataclasses.replace(asked, preset="strict"), "offload")
     assert measured["identified"]["value"] < 0.02
     assert measured["detected_at_1_fpr"]["value"] < 0.05
 
 
-def test_the_command_refuses_what_it_cannot_offload(tmp_path, capsys):
-    victim = trained(tmp_path / "rotated", kind="complex", **{"adversarial-weight": 0})
+def test_the_command_refuses_what_it_cannot_offload(trained_run, tmp_path, capsys):
+    victim = trained_run(tmp_path / "rotated", arch="thin4", **{"adversarial-weight": 0})
     assert cli.run(offload.main, ["--victim", str(victim)]) == 2
     assert "offload a network without rotation" in capsys.readouterr().err
     for words, message in (

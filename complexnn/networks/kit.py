@@ -100,7 +100,7 @@ def equivariant_kit(dim: int, weights: Weights, gate: Gate) -> Kit:
     )
 
     c = None if gate == "mean" else math.sqrt(dim)
-    mixing = gate == "mixing"
+    norm_act = layers.NormMixingGate if gate == "mixing" else layers.NormGate
 
     def unbiased_conv(*args: int, bias: bool = False, **kwargs: int) -> nn.Module:
         return conv(*args, **kwargs)
@@ -110,7 +110,7 @@ def equivariant_kit(dim: int, weights: Weights, gate: Gate) -> Kit:
         linear=linear,
         norm=layers.BatchNorm,
         act=layers.MeanGate if c is None else lambda: layers.SoftGate(c),
-        norm_act=layers.NormMixingGate if mixing else lambda channels: layers.NormGate(channels, c),
+        norm_act=lambda channels: norm_act(channels, c),
         norm_add=layers.NormAdd,
         max_pool=layers.MaxPool2d,
         global_pool=lambda: layers.AdaptiveAvgPool2d(1),
