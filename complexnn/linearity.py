@@ -25,13 +25,18 @@ from complexnn.defences import perturb
 from complexnn.images import Dataset
 from complexnn.networks.split import SplitNet
 from complexnn.progress import track
-from complexnn.tables import Table
+from complexnn.tables import Table, percent
 from complexnn.training import error_interval, random_for
 from complexnn.training import evaluate as evaluate_task
 
 # A power of two: exact, and its square is far below a float's rounding.
 WHISPER = 2.0**-16
 BATCH = 256  # queries that whisper to one group
+ERRORS = {
+    "error": "its own group",
+    "error_under_another_group": "another group",
+    "error_of_the_mean_matrix": "mean matrix",
+}
 
 
 @dataclass(frozen=True)
@@ -128,18 +133,12 @@ def _mean(errors: Tensor, labels: Tensor) -> dict[str, float]:
 
 def table(measured: dict[str, dict], maps: int) -> Table:
     """What a user wants to know, in rows."""
-    names = {
-        "error": "under its own group",
-        "error_under_another_group": f"under another group, mean of {maps}",
-        "error_of_the_mean_matrix": "under the mean matrix of these, a fixed linear map",
-    }
-    rows = [(shown, percent(measured[name])) for name, shown in names.items()]
-    return Table("What a query's answer owes to itself", ("matrix", "error in %"), rows)
-
-
-def percent(error: dict[str, float]) -> str:
-    """A share and its interval, in %."""
-    return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * error[k] for k in ("value", "low", "high")))
+    rows = [(shown, percent(measured[name])) for name, shown in ERRORS.items()]
+    note = (
+        f"{maps} groups of validation images, that is matrices which have never seen the query: "
+        "the mean of their errors, and the error of the mean of the matrices, a fixed linear map."
+    )
+    return Table("What an answer owes to its own query", ("matrix of", "error in %"), rows, note)
 
 
 def main(argv: list[str]) -> None:

@@ -21,7 +21,7 @@ from complexnn.images import Dataset, ImageSet
 from complexnn.networks.offloaded import PRESETS, Cost, Guarantee, cost, layers, offload
 from complexnn.networks.split import SplitNet
 from complexnn.progress import track
-from complexnn.tables import Table
+from complexnn.tables import Table, percent
 from complexnn.training import random_for
 
 CALIBRATION = 2048  # training images that set the bounds
@@ -183,7 +183,7 @@ def table(measured: dict[str, dict]) -> Table:
         ("identified, %", f"{100 * m['identified']:.2f}", f"chance: {100 * found['chance']:.2f}"),
         (
             "found at 1 % false alarms, %",
-            "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * seen[k] for k in ("value", "low", "high"))),
+            percent(seen),
             f"bound: {100 * seen['bound']:.1f}",
         ),
     ]  # fmt: skip

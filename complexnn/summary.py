@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from complexnn import offload, published, verdicts
+from complexnn import linearity, offload, published, verdicts
 from complexnn.config import InputError, Kind, NetConfig, command, from_dict
 from complexnn.networks.anatomy import dissect
 from complexnn.offload import OffloadConfig
 from complexnn.progress import duration
 from complexnn.published import Runs
-from complexnn.tables import Table
+from complexnn.tables import Table, percent
 
 KINDS = {
     "original": "original",
@@ -47,7 +47,10 @@ def front_page(folders: Iterable[Path]) -> list[Table]:
 def beyond_page(folders: Iterable[Path]) -> list[Table]:
     """The tables of docs/beyond.md."""
     folders = list(folders)
-    return [frontier_table(folders), property_table(folders), *offload_tables(folders)]
+    return [
+        frontier_table(folders), linearity_table(folders), property_table(folders),
+        *offload_tables(folders),
+    ]  # fmt: skip
 
 
 def verdict_table(folders: Iterable[Path]) -> Table:
@@ -59,11 +62,11 @@ def verdict_table(folders: Iterable[Path]) -> Table:
     ours = published.collect(folders)
     found = []
     for (network, data, _), labels in lines(ours).items():
-        errors = {
-            kind: [rows["task"]["metrics"]["error"] for rows in labels[label].rows]
-            for kind, label in KINDS.items()
-        }
+        errors = {kind: _errors(labels[label]) for kind, label in KINDS.items()}
         verdict, why = verdicts.accuracy_verdict(errors)
+        matrix = labels[KINDS["complex"]].values("linearity", "error_of_the_mean_matrix")
+        if matrix:
+            why += f"; {100 * matrix[0]:.1f} % error with one fixed matrix in the server's place"
         found.append(("accuracy is preserved", network, data, verdict, why))
     for claim, families in verdicts.FAMILIES.items():
         for runs in ours:
@@ -125,27 +128,34 @@ class Place:
 def frontier(ours: Iterable[Runs]) -> list[Place]:
     """Every attacked network that was trained beside an ``additional`` and a ``local``, where the
     server is worth something."""
-    groups: dict[tuple[Any, ...], list[Runs]] = {}
-    for runs in ours:
-        config = runs.config
-        key = (runs.network, runs.dataset, config.data.limit_train, config.epochs)
-        groups.setdefault(key, []).append(runs)
     found = []
-    for members in groups.values():
-        errors = {
-            r.config.net.label: [rows["task"]["metrics"]["error"] for rows in r.rows]
-            for r in members
-        }
+    for members in _trained_alike(ours):
+        errors = {runs.config.net.label: _errors(runs) for runs in members}
         if not {"additional", "local"} <= errors.keys():
             continue
         for runs in members:
-            own = [rows["task"]["metrics"]["error"] for rows in runs.rows]
+            own = _errors(runs)
             share = verdicts.kept(errors["additional"], errors["local"], own)
             leak = verdicts.strongest(runs.attacked, "inversion")
             seen = verdicts.identified(runs.attacked)
             if share is not None and leak is not None and seen is not None:
                 found.append(Place(runs, share, leak[1], seen))
     return found
+
+
+def _trained_alike(ours: Iterable[Runs]) -> list[list[Runs]]:
+    """Runs of one network on the same images, as many of them and as often."""
+    groups: dict[tuple[Any, ...], list[Runs]] = {}
+    for runs in ours:
+        config = runs.config
+        key = (runs.network, runs.dataset, config.data.limit_train, config.epochs)
+        groups.setdefault(key, []).append(runs)
+    return list(groups.values())
+
+
+def _errors(runs: Runs) -> list[dict[str, float]]:
+    """The task error of each seed."""
+    return [rows["task"]["metrics"]["error"] for rows in runs.rows]
 
 
 def frontier_table(folders: Iterable[Path]) -> Table:
@@ -161,9 +171,7 @@ def frontier_table(folders: Iterable[Path]) -> Table:
         plain = dissect(NetConfig(kind="additional", **shared)).flops["processing"]
         lines.append((
             f"{place.runs.network}, {place.runs.dataset}", net.label,
-            "{value:.1f} [{low:.1f}, {high:.1f}]".format(
-                **{k: 100 * error[k] for k in ("value", "low", "high")}
-            ),
+            percent(error),
             f"{share:.0f} [{low:.0f}, {high:.0f}]",
             f"{cost / plain:.2f}",
             f"{leak['value'] - leak['floor']:.1f}",
@@ -194,11 +202,8 @@ def property_table(folders: Iterable[Path]) -> Table:
         right = 1 - error["value"], 1 - error["high"], 1 - error["low"]
         blind = 1 - min(error["chance"], error["given_label"])
         control = error.get("control")
-        label = runs.config.net.label
-        if runs.config.net.kind == "complex" and not runs.config.adversarial_weight:
-            label += ", no critic"
         lines.append((
-            f"{runs.network}, {runs.dataset}", label,
+            f"{runs.network}, {runs.dataset}", _released(runs),
             runs.cell("task", "error", 100, 1).removesuffix(f" [{runs.number}]"),
             "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * share for share in right)), name,
             f"{100 * blind:.1f}", "" if control is None else f"{100 * (1 - control):.1f}",
@@ -211,6 +216,41 @@ def property_table(folders: Iterable[Path]) -> Table:
         "`additional`."
     )
     return Table("Hidden properties", head, lines, note)
+
+
+def _released(runs: Runs) -> str:
+    """What the server sees, and whether no critic helped to train it."""
+    rotated = runs.config.net.kind == "complex"
+    return runs.config.net.label + (
+        ", no critic" if rotated and not runs.config.adversarial_weight else ""
+    )
+
+
+def linearity_table(folders: Iterable[Path]) -> Table:
+    """What :mod:`complexnn.linearity` measured, beside networks without rotation."""
+    lines = []
+    for members in _trained_alike(published.collect(folders)):
+        errors = {runs.config.net.label: _errors(runs)[0] for runs in members}
+        for runs in members:
+            row = runs.attacked.get("linearity")
+            if row is not None:
+                lines.append((
+                    f"{runs.network}, {runs.dataset}", _released(runs),
+                    *(percent(row["metrics"][name]) for name in linearity.ERRORS),
+                    *(
+                        f"{100 * errors[kind]['value']:.1f}" if kind in errors else ""
+                        for kind in ("local", "additional")
+                    ),
+                ))  # fmt: skip
+    head = ("network, data", "released", *linearity.ERRORS.values(), "`local`", "`additional`")
+    note = (
+        "Task error in %: with the matrix B(G) of the query's own group, which is the network as "
+        "it is; of groups that do not hold it (8 of validation images, the mean of their errors); "
+        "and with the mean of those 8 matrices, a fixed linear map in the server's place. Beside "
+        "them the control `local` and the network without rotation. 95 % intervals over test "
+        "images, one network each."
+    )
+    return Table("How linear rotated servers are", head, lines, note)
 
 
 def offload_tables(folders: Iterable[Path]) -> list[Table]:

@@ -43,6 +43,11 @@ class Table:
         return [self.note] if self.note else []
 
 
+def percent(share: dict[str, float]) -> str:
+    """A share and its interval, in %: ``9.2 [8.7, 9.8]``."""
+    return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * share[k] for k in ("value", "low", "high")))
+
+
 def _cell(text: str) -> str:
     """A cell's text as HTML; `code` as Markdown marks it."""
     if len(text) > 1 and text[0] == text[-1] == "`":

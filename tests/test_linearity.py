@@ -66,7 +66,7 @@ def test_the_command_measures_a_rotated_network(trained_run, tmp_path, capsys):
     victim = trained_run(tmp_path / "complex", **{"adversarial-weight": 0})
     words = ["--victim", str(victim), "--maps", "3"]
     assert cli.run(linearity.main, words) == 0
-    assert "under another group, mean of 3" in capsys.readouterr().out
+    assert "3 groups of validation images" in capsys.readouterr().out
     task, row = results.read_rows(victim / "results.jsonl")
     assert row["name"] == "linearity"
     assert row["victim"] == task["victim"]

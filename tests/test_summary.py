@@ -10,6 +10,7 @@ import torch
 from complexnn import checkpoints, cli, figures, published, report, results, summary
 from complexnn.attacks.pictures import keep_pixels, read_pixels
 from complexnn.config import DataConfig, InputError, NetConfig, TrainConfig, from_dict, to_dict
+from complexnn.networks.anatomy import dissect
 from complexnn.training import evaluate
 
 ROOT = Path(__file__).parent.parent
@@ -54,7 +55,13 @@ def runs(tmp_path):
     run(tmp_path / "original", 0.10, kind="original", attacks=[inversion(23)])
     run(tmp_path / "additional", 0.09, kind="additional", attacks=[inversion(22)])
     run(tmp_path / "local", 0.19, kind="local")
-    run(tmp_path / "complex", 0.11, attacks=[angle, inversion(20)])
+    matrices = {
+        "error": numbers(0.11),
+        "error_under_another_group": numbers(0.14),
+        "error_of_the_mean_matrix": numbers(0.12),
+    }
+    attacks = [angle, inversion(20), ("linearity", matrices)]
+    run(tmp_path / "complex", 0.11, attacks=attacks)
     run(tmp_path / "kinds", 0.02, groups="parity", attacks=[("property features", hidden)])
     return tmp_path
 
@@ -68,6 +75,7 @@ def test_a_verdict_per_claim_follows_from_the_rows(runs):
         ("the property is hidden", "FAILS"),
     ]
     assert "80 % [" in table.rows[0][4]
+    assert "12.0 % error with one fixed matrix in the server's place" in table.rows[0][4]
 
 
 def test_each_run_stands_beside_its_command(runs):
@@ -116,6 +124,14 @@ def test_the_frontier_sets_use_against_leakage(runs, tmp_path, capsys):
     assert "Use against leakage" in page.read_text()
     with pytest.raises(InputError, match="beside it was attacked"):
         figures.frontier(published.collect([tmp_path / "alone"]), tmp_path / "none.svg")
+
+
+def test_rotated_servers_stand_beside_fixed_matrices(runs):
+    (line,) = summary.linearity_table([runs]).rows
+    assert line == (
+        "lenet, digits", "complex d=2 decoy", "11.0 [10.8, 11.2]", "14.0 [13.8, 14.2]",
+        "12.0 [11.8, 12.2]", "19.0", "9.0",
+    )  # fmt: skip
 
 
 def test_hidden_properties_stand_beside_the_best_guess_from_the_answer(runs):
@@ -225,6 +241,36 @@ def test_the_write_up_says_what_the_rows_of_packed_groups_say():
     assert f"nothing had been rotated ({image['control']:.1f})" in page
     wide = many["angle dss"]["angle_error"]
     assert f"({wide['value']:.2f} rad of {wide['chance']:.2f})" in page
+
+
+def test_the_pages_say_what_the_rows_say_about_fixed_matrices():
+    victims = ("cifar10-lenet", "fashion-lenet", "cifar10-resnet20")
+    page, found = page_and_rows(*(f"{victim}/complex" for victim in victims))
+    lenet, fashion, resnet = (
+        [100 * error["value"] for error in rows["linearity"].values()] for rows in found
+    )
+    _, (weak, weaker) = page_and_rows("cifar10-lenet/local", "fashion-lenet/local")
+    weak, weaker = (100 * rows["task"]["error"]["value"] for rows in (weak, weaker))
+    assert f"LeNet on CIFAR-10 is at {lenet[0]:.1f} % error, and at {lenet[2]:.1f} %" in page
+    assert f"four fifths of what it keeps over `local` ({weak:.1f} %) are linear" in page
+    assert (weak - lenet[2]) / (weak - lenet[0]) == pytest.approx(0.8, abs=0.05)
+    counted = dissect(NetConfig(arch="lenet", kind="additional"))
+    numbers_in_matrix = int(10 * counted.released)
+    assert (
+        f"matrix has {numbers_in_matrix:,} numbers, under a hundredth of the products that the"
+        in page
+    )
+    assert numbers_in_matrix < counted.flops["encoder"] / 2 / 100
+    assert fashion[2] == pytest.approx(weaker, abs=0.2)
+    assert f"query: {resnet[0]:.1f} % with its own, {resnet[2]:.1f} % without" in page
+    front = " ".join((ROOT / "README.md").read_text().split())
+    assert f"for {lenet[2] - lenet[0]:.1f} points of error ({lenet[2]:.1f} instead of" in front
+    packed = [f"thin4/packed-{dim}" for dim in (8, 32, 128)] + ["thin4/kinds-packed-8"]
+    _, packed = page_and_rows(*(f"beyond/{run}" for run in [*packed, "thin1/packed-64"]))
+    for rows in packed:
+        own, others, mean = (error["value"] for error in rows["linearity"].values())
+        assert others - own < 0.0035
+        assert mean - own < 0.0035
 
 
 def test_the_write_up_says_what_the_rows_of_hidden_properties_say():
