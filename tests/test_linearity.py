@@ -1,5 +1,7 @@
 """What a rotated server's answer owes to the query: its matrix on queries that it has not seen."""
 
+import math
+
 import pytest
 import torch
 
@@ -47,6 +49,21 @@ def test_it_is_one_matrix_for_all_queries(net, rng):
     # The server itself is none: what it makes of a query depends on the query.
     alone = net.processing(one.unsqueeze(0).unsqueeze(0).expand(1, len(group), *one.shape))[0, 0]
     assert (alone - first).norm() > 0.01 * first.norm()
+
+
+@pytest.mark.parametrize("dim", [2, 8, 128])
+def test_a_query_moves_a_gate_by_the_root_of_what_is_left_without_it_at_most(dim, rng):
+    parts = torch.randn(1, dim, 3, 40, 40, generator=rng, dtype=torch.float64)
+    without = parts[:, 1:]
+    share = parts[:, :1].square() / cF.modulus(parts).square()
+
+    def gate(x):
+        return cF.soft_gate(x, math.sqrt(dim))[:, -1] / x[:, -1]
+
+    ratio = gate(without) / gate(parts)
+    assert (ratio <= 1 + 1e-9).all()
+    assert (ratio >= (1 - share[:, 0]).sqrt() - 1e-9).all()
+    assert torch.isclose(ratio, (1 - share[:, 0]).sqrt()).any()  # below c the bound is reached
 
 
 @torch.no_grad()
