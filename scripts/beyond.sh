@@ -22,7 +22,7 @@ rotated() {
 }
 
 trainings() {
-    for arch in thin4 thin1; do
+    for arch in thin4 thin1 thin4-linear; do
         train "$arch" additional --kind additional
         train "$arch" local --kind local
     done
@@ -32,6 +32,10 @@ trainings() {
         rotated thin4 "packed-$dim" --group packed --dim "$dim"
     done
     rotated thin4 packed-8-mixing --group packed --dim 8 --gate mixing
+    # Any linear map beside the gates: what do gates add?
+    rotated thin4-linear decoy-2 ""
+    rotated thin4-linear decoy-2-mixing --gate mixing
+    rotated thin4-linear packed-8 --group packed --dim 8
     # As many parts as numbers: the span says nothing. With decoys of eight times the features'
     # bound, 64 numbers, r = 1 and m = 19: (4, 1e-6)-private in one pass.
     rotated thin1 packed-64 --group packed --dim 64
@@ -60,7 +64,8 @@ attack() {
 
 attacks() {
     for victim in thin4/{additional,decoy-2{,-mixing},packed-{2,8,8-mixing},noisy-{0.5,1.0,2.0}} \
-        thin4/{quantise,nopeek} thin1/additional thin4/kinds-{additional,decoy-2,packed-8}; do
+        thin4/{quantise,nopeek} thin1/additional thin4-linear/{additional,decoy-2{,-mixing},packed-8} \
+        thin4/kinds-{additional,decoy-2,packed-8}; do
         attack all "$victim"
     done
     # Searches for each of many keys would take hours.
@@ -71,7 +76,8 @@ attacks() {
         attack inversion "$victim" --only dss
     done
     for victim in thin4/{decoy-2{,-mixing},packed-{2,8,32,128},packed-8-mixing} \
-        thin4/kinds-{decoy-2,packed-8} thin1/packed-64{,-private}; do
+        thin4-linear/{decoy-2{,-mixing},packed-8} thin4/kinds-{decoy-2,packed-8} \
+        thin1/packed-64{,-private}; do
         echo "linearity --victim $root/$victim"
     done
     # A released feature of the inner layers has 4,096 numbers: groups must be large.

@@ -40,6 +40,10 @@ ARCHITECTURES = {
         for depth in (20, 32, 44, 56, 110)
     },
     **{f"thin{c}": Architecture(partial(thin, channels=c), "fixed") for c in (1, 4, 16)},
+    **{
+        f"thin{c}-linear": Architecture(partial(thin, channels=c, linear_path=True), "fixed")
+        for c in (1, 4, 16)
+    },
     "vgg16": Architecture(vgg16, "mean", image_size=224),
     "alexnet": Architecture(alexnet, "mean", image_size=224),
 }
