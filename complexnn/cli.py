@@ -7,6 +7,7 @@ import ctypes
 import dataclasses
 import errno
 import io
+import itertools
 import logging
 import math
 import os
@@ -272,7 +273,7 @@ def _finish(run: training.Training, dataset: Dataset, folder: Path, started: flo
 def _bare_resume(argv: list[str]) -> list[str]:
     """``--resume`` without a value means yes, ``--no-resume`` no."""
     full = []
-    for word, after in zip(argv, [*argv[1:], ""], strict=True):
+    for word, after in itertools.zip_longest(argv, argv[1:]):
         bare = word == "--resume" and after not in ("no", "yes", "auto")
         full += ["--resume", "yes"] if bare else [word]
     return [part for word in full for part in

@@ -33,6 +33,13 @@ def runs(tmp_path_factory):
     return root
 
 
+def test_without_a_flag_it_trains_the_default(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert train() == 0
+    (folder,) = (p.parent for p in tmp_path.rglob("results.jsonl"))
+    assert json.loads((folder / "config.json").read_text())["config"]["net"]["arch"] == "lenet"
+
+
 def test_a_run_writes_its_files(runs):
     folder = runs / "complex"
     about = json.loads((folder / "config.json").read_text())
