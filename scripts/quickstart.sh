@@ -3,6 +3,10 @@
 # digits' parity, attack each, and compare. What the victims never learn, the digit, is the hidden
 # property.
 set -euo pipefail
+if (($#)); then
+    echo "error: quickstart.sh takes no flags, got $1; its commands are short: copy and change them" >&2
+    exit 2
+fi
 source "$(dirname "$0")/environment.sh"
 python=.venv/bin/python
 runs=runs/quickstart
