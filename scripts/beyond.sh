@@ -32,7 +32,7 @@ trainings() {
         rotated thin4 "packed-$dim" --group packed --dim "$dim"
     done
     rotated thin4 packed-8-mixing --group packed --dim 8 --gate mixing
-    # Any linear map beside the gates: what do gates add?
+    # Any linear map beside the gates: what do gates add? (What is released is as in thin4.)
     rotated thin4-linear decoy-2 ""
     rotated thin4-linear decoy-2-mixing --gate mixing
     rotated thin4-linear packed-8 --group packed --dim 8
@@ -64,8 +64,7 @@ attack() {
 
 attacks() {
     for victim in thin4/{additional,decoy-2{,-mixing},packed-{2,8,8-mixing},noisy-{0.5,1.0,2.0}} \
-        thin4/{quantise,nopeek} thin1/additional thin4-linear/{additional,decoy-2{,-mixing},packed-8} \
-        thin4/kinds-{additional,decoy-2,packed-8}; do
+        thin4/{quantise,nopeek} thin1/additional thin4/kinds-{additional,decoy-2,packed-8}; do
         attack all "$victim"
     done
     # Searches for each of many keys would take hours.

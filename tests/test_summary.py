@@ -273,6 +273,24 @@ def test_the_pages_say_what_the_rows_say_about_fixed_matrices():
         assert mean - own < 0.0035
 
 
+def test_the_write_up_says_what_the_rows_of_linear_paths_say():
+    linear = [f"thin4-linear/{kind}" for kind in ("decoy-2", "packed-8", "decoy-2-mixing", "local")]
+    plain = [f"thin4/{kind}" for kind in ("decoy-2-mixing", "local", "additional")]
+    page, found = page_and_rows(*(f"beyond/{run}" for run in linear + plain))
+    decoy, packed, mixing, local, without, other, best = (
+        100 * rows["task"]["error"]["value"] for rows in found
+    )
+    assert f"{decoy:.1f} % error at d = 2 and {packed:.1f} % at d = 8" in page
+    assert f"`local` is at {local:.1f} and, from another initialisation, {other:.1f} %" in page
+    assert f"{without:.1f} % without that map and {mixing:.1f} % with it" in page
+    mean = [100 * r["linearity"]["error_of_the_mean_matrix"]["value"] for r in found[:3]]
+    assert "these are at {:.1f}, {:.1f} and {:.1f} %".format(*mean) in page
+    gains = [m - own for m, own in zip(mean, (decoy, packed, mixing), strict=True)]
+    assert f"is {gains[0]:.1f} points, none at d = 8, and {gains[2]:.1f} with mixing" in page
+    assert abs(gains[1]) < 0.1
+    assert other - best == pytest.approx(10, abs=0.5)
+
+
 def test_the_write_up_says_what_the_rows_of_hidden_properties_say():
     kinds = ("decoy-2", "packed-8", "local", "additional")
     page, found = page_and_rows(*(f"beyond/thin4/kinds-{kind}" for kind in kinds))
