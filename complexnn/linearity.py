@@ -1,8 +1,8 @@
 r"""``python -m complexnn.linearity --victim RUN``: what a rotated server makes of a query beyond a
 matrix that has never seen it.
 
-A server that commutes with every rotation returns :math:`X\,B(G)`: gates and pools see the Gram
-matrix :math:`G` of a group, and a query's answer is :math:`a^T B(G)` (docs/beyond.md). With the
+A server that commutes with every rotation multiplies by a matrix: gates and pools see the Gram
+matrix :math:`G` of a group, and a query's answer is :math:`B(G)^T a` (docs/beyond.md). With the
 :math:`B` of a group that does not hold the query, the same server is one fixed matrix, and a device
 that is given that matrix needs no server.
 """
@@ -68,7 +68,7 @@ class LinearityConfig:
 
 
 def under_others(processing: nn.Module, group: Tensor, queries: Tensor) -> Tensor:
-    r"""The answers :math:`a^T B(G)` of ``queries`` with the matrix :math:`B(G)` of ``group``.
+    r"""The answers :math:`B(G)^T a` to ``queries`` with the matrix :math:`B(G)` of ``group``.
 
     The queries stand beside the group at an amplitude that changes no gate, and are scaled up
     again behind the server. For members of the group this is the server's own answer.

@@ -260,7 +260,7 @@ def test_the_numbers_of_the_write_up_are_the_accountants():
 @pytest.mark.parametrize("settings", [{}, {"gate": "mixing"}])
 @pytest.mark.parametrize("training", [False, True])
 def test_a_server_multiplies_what_is_released_by_a_matrix(settings, training, rng):
-    """An answer is aᵀB with B of the whole group: every part of the server's output lies in the
+    """An answer is Bᵀa with B of the whole group: every part of the server's output lies in the
     span of the parts' entries, column by column."""
     net = complexnn.build("thin1", image_size=8, group="packed", dim=20, **settings)
     net = net.double().train(training)
