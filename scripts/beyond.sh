@@ -53,26 +53,29 @@ trainings() {
     rotated thin4 kinds-packed-8 --group packed --dim 8 --groups scripts/cifar10_kinds.json
 }
 
-# attack WHAT VICTIM FLAGS...: with the unprotected network beside it.
+# attack WHAT VICTIM BUDGET FLAGS...: with the unprotected network beside it.
 attack() {
     local kinds=
     [[ $2 == */kinds-* ]] && kinds=kinds-
     local control="--control $root/${2%/*}/${kinds}additional"
     [[ $2 == *additional ]] && control=
-    echo "attack.py $1 --victim $root/$2 $control --budget quick --precision bf16 ${*:3}"
+    echo "attack.py $1 --victim $root/$2 $control --budget $3 --precision bf16 ${*:4}"
 }
 
 attacks() {
     for victim in thin4/{additional,decoy-2{,-mixing},packed-{2,8,8-mixing},noisy-{0.5,1.0,2.0}} \
         thin4/{quantise,nopeek} thin1/additional thin4/kinds-{additional,decoy-2,packed-8}; do
-        attack all "$victim"
+        attack all "$victim" quick
     done
     # Searches for each of many keys would take hours.
     for victim in thin4/packed-{32,128} thin1/packed-64{,-private}; do
-        attack span "$victim"
-        attack angle "$victim" --only dss
-        attack inversion "$victim" --only "'dec(x)'"
-        attack inversion "$victim" --only dss
+        attack span "$victim" quick
+        attack inversion "$victim" quick --only "'dec(x)'"
+    done
+    # The denoiser is far from finished after a quick budget.
+    for victim in thin4/packed-{8,32,128} thin1/packed-64{,-private}; do
+        attack angle "$victim" standard --only dss
+        attack inversion "$victim" standard --only dss
     done
     for victim in thin4/{decoy-2{,-mixing},packed-{2,8,32,128},packed-8-mixing} \
         thin4-linear/{decoy-2{,-mixing},packed-8} thin4/kinds-{decoy-2,packed-8} \

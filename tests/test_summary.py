@@ -228,9 +228,9 @@ def page_and_rows(*runs):
 
 
 def test_the_write_up_says_what_the_rows_of_packed_groups_say():
-    page, (eight, many, digits) = page_and_rows(
-        "beyond/thin4/packed-8", "beyond/thin4/packed-32", "digits-lenet/packed-8"
-    )
+    packed = ("thin4/packed-8", "thin4/packed-32", "thin4/packed-128", "thin1/packed-64")
+    runs = (*(f"beyond/{run}" for run in packed), "digits-lenet/packed-8")
+    page, (eight, many, most, full, digits) = page_and_rows(*runs)
     found, ica = (eight[f"angle {name}"]["angle_error"] for name in ("dss", "ica"))
     assert f"to {found['value']:.2f} rad where ICA stops at {ica['value']:.2f}" in page
     shown = eight["inversion dss"]["psnr"]
@@ -239,8 +239,12 @@ def test_the_write_up_says_what_the_rows_of_packed_groups_say():
     assert f"it is {digits['angle dss']['angle_error']['value']:.2f} rad" in page
     assert f"ends at {image['value']:.1f} dB" in page
     assert f"nothing had been rotated ({image['control']:.1f})" in page
-    wide = many["angle dss"]["angle_error"]
-    assert f"({wide['value']:.2f} rad of {wide['chance']:.2f})" in page
+    apart, *angles = (rows["angle dss"]["angle_error"] for rows in (many, most, full))
+    clear = many["inversion dss"]["psnr"]
+    said = f"{apart['value']:.2f} rad of {apart['chance']:.2f}, and {{:.1f}} dB, which a quick"
+    assert said.format(clear["value"] - clear["floor"]) in page
+    for angle, unit in zip(angles, (" rad", ""), strict=True):
+        assert f"({angle['value']:.2f}{unit} of {angle['chance']:.2f})" in page
 
 
 def test_the_pages_say_what_the_rows_say_about_fixed_matrices():
