@@ -93,7 +93,6 @@ def evaluate(
     """Errors on the test images: under each query's own group, under other groups, and under the
     mean of their matrices, as a row's metrics."""
     test = dataset.test
-    own = evaluate_task(net, test, device, draws=1, seed=config.seed)
     rng = random_for("evaluation", config.seed)
     net.eval()
     known = dataset.validation.subset(
@@ -106,6 +105,7 @@ def evaluate(
             f"the {len(dataset.validation)} validation images fill {len(groups)} groups of "
             f"{net.config.dim}: ask for that many --maps at most"
         )
+    own = evaluate_task(net, test, device, draws=1, seed=config.seed)
     single, mean = [], []
     for batch in track(test.batches(BATCH, device), -(-len(test) // BATCH), "batches"):
         queries = perturb(net.features(batch.images), net.config, rng)

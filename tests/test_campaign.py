@@ -196,6 +196,13 @@ def test_every_line_of_a_script_is_a_valid_command(script, flags, tmp_path, monk
     assert given - {"--kind"} <= needed  # table 3 picks the lines of one kind
 
 
+def test_the_quick_start_refuses_flags():
+    script = ["bash", ROOT / "scripts" / "quickstart.sh", "--help"]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=10, check=False)
+    assert done.returncode == 2
+    assert "takes no flags, got --help" in done.stderr
+
+
 def test_the_quick_reproduction_needs_no_download(tmp_path, monkeypatch):
     lines = listed(ROOT / "scripts" / "reproduce.sh", tmp_path, "--quick")
     monkeypatch.chdir(tmp_path)
