@@ -45,6 +45,7 @@ PROPERTIES = {
     "property features": "classifier trained on recovered features a*",
     "property reconstructions": "classifier trained on reconstructions",
     "property released": "classifier trained on all released parts",
+    "property dss": "classifier trained on denoised views",
 }
 
 

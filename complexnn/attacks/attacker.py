@@ -25,7 +25,7 @@ log = logging.getLogger("complexnn")
 _NAMES = (
     "angle", "dec_x", "dec_a", "property_features", "property_reconstructions", "property_images",
     "neighbours", "judge", "statistics", "dec_set", "substitute", "dec_substitute",
-    "property_released", "repeats", "choice", "denoiser",
+    "property_released", "repeats", "choice", "denoiser", "property_dss",
 )  # fmt: skip
 # Under which name a network is kept, where it is not the attribute's.
 FILES = {
@@ -194,6 +194,12 @@ class Attacker:
         return self.feature_decoder(self.features(seen)).squeeze(1)
 
     @torch.no_grad()
+    def separated(self, seen: Observation) -> Tensor:
+        """What the denoiser makes of the views that it separates: ``(queries, C, H, W)``."""
+        found = self.key_attacks["dss"](seen.released)
+        return self.denoiser(keys.recover(found, seen)).squeeze(1)
+
+    @torch.no_grad()
     def mean_features(self, seen: Observation, *, same_group: bool = False) -> Tensor:
         """a* averaged over repeated queries of the same images."""
         times = self.config.spend.repeats
@@ -225,6 +231,7 @@ class Attacker:
             "images": lambda seen: seen.batch.images,
             "features": self.features,
             "reconstructions": self.reconstructions,
+            "dss": self.separated,
         }
         if self.rotated and self.knowledge.net.config.group == "decoy":
             views["released"] = lambda seen: seen.released.flatten(1, 2)
@@ -236,11 +243,15 @@ class Attacker:
         channels = {
             "images": self.dataset.shape[0],
             "reconstructions": self.dataset.shape[0],
+            "dss": self.dataset.shape[0],
             "features": self.released[0],
             "released": self.knowledge.net.config.parts * self.released[0],
         }[what]
+        shown = partial(inference.as_seen, view=self.views[what])
+        if what == "dss":  # to separate every batch would take days
+            shown = partial(inference.denoised, denoiser=self.denoiser)
         fit = partial(
-            inference.fit_classifier, view=self.views[what], knowledge=self.knowledge,
+            inference.fit_classifier, shown=shown, knowledge=self.knowledge,
             config=self.config, what=f"classifier of {what}",
         )  # fmt: skip
         return self._trained(

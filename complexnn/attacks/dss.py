@@ -30,8 +30,9 @@ ITERATIONS = 60
 
 
 def mixed_views(seen: Observation, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Views of each group between its members and random mixtures of the rest, and the members'
-    images: one view for each packed query; in decoy groups, of one random member."""
+    """Views of each group between its members and random mixtures of the rest, and which images of
+    the batch those members are: one view for each packed query; in decoy groups, of one random
+    member."""
     parts, (groups, dim) = seen.parts, seen.key.members.shape
     place = torch.arange(dim).expand(groups, dim)
     if seen.key.group == "decoy":
@@ -41,8 +42,8 @@ def mixed_views(seen: Observation, generator: Generator) -> tuple[Tensor, Tensor
     angle = WIDEST * cF.uniform((*place.shape, 1), generator)
     directions = angle.cos() * member + angle.sin() * F.normalize(rest, dim=-1)
     views = cF.rotate(parts, directions.to(parts))
-    images = seen.images[torch.arange(groups).unsqueeze(1), place]
-    return views.flatten(0, 1), images.flatten(0, 1)
+    members = seen.key.members.gather(1, place.to(seen.key.members.device))
+    return views.flatten(0, 1), members.flatten()
 
 
 def fit_denoiser(
@@ -51,8 +52,8 @@ def fit_denoiser(
     """Train a decoder from views to the image of the member that each is a view of."""
 
     def loss(model: UNet, seen: Observation) -> Tensor:
-        views, images = mixed_views(seen, generator)
-        return (model(views).squeeze(1) - images).square().mean()
+        views, members = mixed_views(seen, generator)
+        return (model(views).squeeze(1) - seen.batch.images[members]).square().mean()
 
     return fit(model, loss, knowledge, config, generator, "denoiser of views")
 

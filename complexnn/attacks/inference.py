@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from complexnn import tasks
+from complexnn.attacks import dss
 from complexnn.attacks.fitting import FitLog, Knowledge, Observation, View, fit
 from complexnn.config import AttackConfig
 from complexnn.images import ImageSet
@@ -18,18 +21,38 @@ NEIGHBOURS = (1, 3, 5)
 REFERENCES = 5000  # of the attacker's images in the k-NN's memory
 
 
+# What a classifier is shown of an observation, and whose hidden classes it shall name.
+Shown = Callable[[Observation, Generator], tuple[Tensor, Tensor]]
+
+
+def as_seen(seen: Observation, generator: Generator, *, view: View) -> tuple[Tensor, Tensor]:
+    """One view of every query."""
+    return view(seen), seen.batch.classes
+
+
+@torch.no_grad()
+def denoised(
+    seen: Observation, generator: Generator, *, denoiser: nn.Module
+) -> tuple[Tensor, Tensor]:
+    """What separation ends with, without separating: views at random angles from a member,
+    denoised."""
+    views, members = dss.mixed_views(seen, generator)
+    return denoiser(views).squeeze(1), seen.batch.classes[members]
+
+
 def fit_classifier(
     model: PropertyClassifier,
-    view: View,
+    shown: Shown,
     knowledge: Knowledge,
     config: AttackConfig,
     generator: Generator,
     what: str,
 ) -> FitLog:
-    """Train a classifier of the hidden classes on one view of the attacker's own queries."""
+    """Train a classifier of the hidden classes on what the attacker's own queries show."""
 
     def loss(model: PropertyClassifier, seen: Observation) -> Tensor:
-        return tasks.loss(model(view(seen)), seen.batch.classes).mean()
+        values, classes = shown(seen, generator)
+        return tasks.loss(model(values), classes).mean()
 
     return fit(model, loss, knowledge, config, generator, what)
 

@@ -51,10 +51,8 @@ def _mean(attacker: Attacker, seen: Observation, *, same_group: bool) -> Tensor:
         return attacker.feature_decoder(features).squeeze(1)
 
 
-@torch.no_grad()
 def _separated(attacker: Attacker, seen: Observation) -> Tensor:
-    found = attacker.key_attacks["dss"](seen.released)
-    return attacker.denoiser(keys.recover(found, seen)).squeeze(1)
+    return attacker.separated(seen)
 
 
 def _optimised(attacker: Attacker, seen: Observation, *, with_key: bool) -> Tensor:
@@ -173,6 +171,8 @@ ROSTER: tuple[Attack, ...] = (
     ),
     _PROPERTY("property released", answer=partial(_classified, trained_on="released"),
               rotated=True, decoys=True, control="property features"),
+    _PROPERTY("property dss", answer=partial(_classified, trained_on="dss"), needs=("denoiser",),
+              slow=True, rotated=True, control="property reconstructions", several=True),
 )  # fmt: skip
 
 
