@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from complexnn import functional as cF
-from complexnn.config import InputError, TrainConfig
+from complexnn.config import TrainConfig
 from complexnn.metrics import distance_correlation
 from complexnn.networks.attackers import UNet
 from complexnn.networks.modules import Critic
@@ -21,6 +21,7 @@ from complexnn.networks.registry import topology
 from complexnn.networks.split import Groups
 
 CRITIC_WIDTH = 16  # channels after its first layer
+WIDEST = 1.2  # angle, in rad, from a member to the furthest view that a denoiser learns from
 
 
 class Step(NamedTuple):
@@ -195,10 +196,24 @@ class NoPeek(Term):
         return distance_correlation(step.images[hidden].flatten(1), released.flatten(1))
 
 
+def near_members(place: Tensor, parts: int, generator: Generator) -> Tensor:
+    r"""Unit vectors at random angles of up to ``WIDEST`` from members of a group of ``parts``:
+    :math:`e_i\cos\varphi + r\sin\varphi`, r a random mixture of the rest.
+
+    Shape: ``(G, n)``, the members' places, to ``(G, n, parts)``.
+    """
+    member = F.one_hot(place, parts).double()
+    rest = cF.normal(tuple(member.shape), generator) * (1 - member)
+    angle = WIDEST * cF.uniform((*place.shape, 1), generator)
+    return angle.cos() * member + angle.sin() * F.normalize(rest, dim=-1)
+
+
 class DecoderTerm(Term):
     r"""An inversion decoder that is trained along: the encoder maximises its error.
 
-    :math:`\min_g \max_{dec} -\|dec(x) - I\|^2`, mean over pixels in [0, 1].
+    :math:`\min_g \max_{dec} -\|dec(x) - I\|^2`, mean over pixels in [0, 1]. Packed queries come in
+    no order, and dec(x) of many parts is a weak attacker: there it is the denoiser that separates
+    groups (:mod:`complexnn.attacks.dss`), which sees views near each member instead of x.
     """
 
     name = "decoder_fit"
@@ -206,17 +221,24 @@ class DecoderTerm(Term):
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         super().__init__(config, config.decoder_weight)
         net = config.net
-        if net.queries > 1:
-            raise InputError("defence decoder needs group decoy: packed queries have no order")
         channels, *_ = topology(net).released
+        shown = 1 if net.queries > 1 else net.parts
         image = (net.in_channels, *net.image_size)
-        self.opponent = UNet(net.parts * channels, image, width=16).to(device)
+        self.opponent = UNet(shown * channels, image, width=16).to(device)
         self.optimiser = torch.optim.AdamW(self.opponent.parameters(), lr=config.decoder_lr)
 
     def loss(self, step: Step, rng: Generator) -> Tensor:
         decoder = self.opponent
-        released = cF.at_least_float32(step.released).flatten(1, 2)
+        shown, images = self._shown(step, rng)
         decoder.requires_grad_(True)
-        self._update(F.mse_loss(decoder(released.detach()).squeeze(1), step.images))
+        self._update(F.mse_loss(decoder(shown.detach()).squeeze(1), images))
         decoder.requires_grad_(False)
-        return -F.mse_loss(decoder(released).squeeze(1), step.images)
+        return -F.mse_loss(decoder(shown).squeeze(1), images)
+
+    def _shown(self, step: Step, rng: Generator) -> tuple[Tensor, Tensor]:
+        if self.config.net.queries == 1:
+            return cF.at_least_float32(step.released).flatten(1, 2), step.images
+        parts, members = cF.at_least_float32(step.groups.parts), step.groups.members
+        place = torch.arange(members.shape[1]).expand(members.shape)
+        near = near_members(place, parts.shape[1], rng).to(parts)
+        return cF.rotate(parts, near).flatten(0, 1), step.images[members.flatten()]

@@ -45,6 +45,9 @@ trainings() {
     done
     train thin4 quantise --kind additional --defence quantise --bits 1
     train thin4 nopeek --kind additional --defence nopeek
+    # Against a decoder of what is released; packed, against the denoiser that separates groups.
+    train thin4 decoder --kind additional --defence decoder
+    rotated thin4 packed-8-decoder --group packed --dim 8 --defence decoder
     # Trained on animals and vehicles only: the ten classes are the hidden property.
     for kind in additional local; do
         train thin4 "kinds-$kind" --kind "$kind" --groups scripts/cifar10_kinds.json
@@ -63,8 +66,8 @@ attack() {
 }
 
 attacks() {
-    for victim in thin4/{additional,decoy-2{,-mixing},packed-{2,8,8-mixing},noisy-{0.5,1.0,2.0}} \
-        thin4/{quantise,nopeek} thin1/additional thin4/kinds-{additional,decoy-2,packed-8}; do
+    for victim in thin4/{additional,decoy-2{,-mixing},packed-{2,8,8-mixing,8-decoder}} \
+        thin4/{noisy-{0.5,1.0,2.0},quantise,nopeek,decoder} thin1/additional thin4/kinds-{additional,decoy-2,packed-8}; do
         attack all "$victim" quick
     done
     # Searches for each of many keys would take hours.
@@ -73,7 +76,7 @@ attacks() {
         attack inversion "$victim" quick --only "'dec(x)'"
     done
     # The denoiser is far from finished after a quick budget.
-    for victim in thin4/packed-{8,32,128} thin1/packed-64{,-private}; do
+    for victim in thin4/packed-{8,8-decoder,32,128} thin1/packed-64{,-private}; do
         attack angle "$victim" standard --only dss
         attack inversion "$victim" standard --only dss
     done

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import complexnn
-from complexnn import cli, defences, metrics
+from complexnn import adversaries, cli, defences, metrics
 from complexnn.config import InputError, NetConfig, TrainConfig
+from complexnn.networks.registry import build
 from complexnn.results import read_rows
 
 PERTURBING = ("laplace", "dropout", "quantise")
@@ -203,8 +204,31 @@ def test_weights_of_a_defence_that_is_not_there_are_refused():
         TrainConfig(nopeek_weight=2.0)
 
 
-def test_packed_groups_have_no_decoder_defence(tmp_path, capsys):
-    argv = ["--group", "packed", "--defence", "decoder", "--output-dir", str(tmp_path / "run")]
-    assert cli.run(cli.train_main, argv) == 2
-    assert "packed queries have no order" in capsys.readouterr().err
-    assert not (tmp_path / "run" / "config.json").exists()
+def test_packed_groups_train_against_the_denoiser_that_separates_them(tmp_path):
+    """The encoder makes it err more; weight 0 trains the same denoiser beside the task alone."""
+    last = {}
+    for strength in ("0", "30"):
+        folder = tmp_path / strength
+        argv = ["--group", "packed", "--dim", "4", "--defence", "decoder", "--epochs", "4"]
+        argv += ["--adversarial-weight", "0", "--decoder-weight", strength, "--device", "cpu"]
+        assert cli.run(cli.train_main, [*argv, "--output-dir", str(folder)]) == 0
+        last[strength] = read_rows(folder / "log.jsonl")[-1]["decoder_fit"]
+    assert last["30"] < last["0"] - 0.01
+
+
+def test_the_packed_denoiser_sees_views_beside_their_own_images(rng, monkeypatch):
+    """At angle 0 a view is the feature of the image that it stands beside."""
+    monkeypatch.setattr(adversaries, "WIDEST", 0.0)
+    image = {"in_channels": 1, "image_size": (8, 8), "mean": (0.5,), "std": (0.5,)}
+    config = TrainConfig(net=NetConfig(**image, group="packed", dim=3, defence="decoder"))
+    term = adversaries.DecoderTerm(config, torch.device("cpu"))
+    net = build(config.net).eval()
+    images = torch.rand(10, 1, 8, 8, generator=rng)
+    groups = net.group(net.features(images), generator=rng)
+    step = adversaries.Step(0, images, groups, net.rotate(groups, generator=rng)[0])
+    views, beside = term._shown(step, rng)
+    assert len(views) == 12
+    torch.testing.assert_close(views, net.features(beside))
+    assert {tuple(i.flatten().tolist()) for i in beside} == {
+        tuple(i.flatten().tolist()) for i in images
+    }

@@ -4,6 +4,7 @@ import pytest
 import torch
 from test_attacks import angle_error, make_attacker, observe
 
+from complexnn import adversaries
 from complexnn import functional as cF
 from complexnn.attacks import dss, keys, roster
 
@@ -29,11 +30,11 @@ def test_views_stand_beside_the_image_that_they_are_nearest_to(
 ):
     attacker, whole = make_attacker(tmp_path, **settings)
     seen = observe(attacker, whole, count=120)[0]
-    monkeypatch.setattr(dss, "WIDEST", 0.0)
+    monkeypatch.setattr(adversaries, "WIDEST", 0.0)
     views, members = dss.mixed_views(seen, rng)
     own = attacker.knowledge.net.features(seen.batch.images[members])
     torch.testing.assert_close(views, own, atol=1e-4, rtol=1e-4)
-    monkeypatch.setattr(dss, "WIDEST", 1.2)
+    monkeypatch.setattr(adversaries, "WIDEST", 1.2)
     views, members = dss.mixed_views(seen, rng)
     parts = seen.parts.flatten(2)
     weights = views.reshape(len(parts), -1, parts.shape[2]) @ torch.linalg.pinv(parts)

@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from complexnn import functional as cF
+from complexnn.adversaries import near_members
 from complexnn.attacks.fitting import FitLog, Knowledge, Observation, fit
 from complexnn.attacks.keys import nearest_orthogonal
 from complexnn.config import AttackConfig
 from complexnn.networks.attackers import UNet
 
-WIDEST = 1.2  # angle, in rad, from a member to the furthest view that the denoiser learns from
 ITERATIONS = 60
 
 
@@ -37,11 +37,7 @@ def mixed_views(seen: Observation, generator: Generator) -> tuple[Tensor, Tensor
     place = torch.arange(dim).expand(groups, dim)
     if seen.key.group == "decoy":
         place = torch.randint(0, dim, (groups, 1), generator=generator)
-    member = F.one_hot(place, parts.shape[1]).double()
-    rest = cF.normal(tuple(member.shape), generator) * (1 - member)
-    angle = WIDEST * cF.uniform((*place.shape, 1), generator)
-    directions = angle.cos() * member + angle.sin() * F.normalize(rest, dim=-1)
-    views = cF.rotate(parts, directions.to(parts))
+    views = cF.rotate(parts, near_members(place, parts.shape[1], generator).to(parts))
     members = seen.key.members.gather(1, place.to(seen.key.members.device))
     return views.flatten(0, 1), members.flatten()
 
