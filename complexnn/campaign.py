@@ -1,9 +1,9 @@
 """Campaigns: ``python -m complexnn.campaign < COMMANDS`` runs many commands, one after the other.
 
-A line is ``train.py FLAGS``, ``attack.py FLAGS``, ``offload FLAGS``, ``linearity FLAGS`` or
-``report FLAGS``. Everything is checked before the first one starts: every flag, the data, the room
-on the disk. What is finished is skipped and what was interrupted goes on, so that a broken campaign
-is simply started again.
+A line is ``train.py FLAGS``, ``attack.py FLAGS``, a measurement (``offload FLAGS``,
+``linearity FLAGS``, ``gaussianity FLAGS``) or ``report FLAGS``. Everything is checked before the
+first one starts: every flag, the data, the room on the disk. What is finished is skipped and what
+was interrupted goes on, so that a broken campaign is simply started again.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from complexnn.config import (
     command,
     from_dict,
 )
+from complexnn.gaussianity import GaussianityConfig
 from complexnn.linearity import LinearityConfig
 from complexnn.networks.anatomy import dissect
 from complexnn.networks.attackers import UNet
@@ -48,7 +49,11 @@ BACKWARD, CRITIC = 3.0, 2.0
 # Networks that a family of attacks trains, in units of one decoder.
 ATTACKERS = {"angle": 2, "span": 0, "inversion": 6, "property": 3}
 
-MEASUREMENTS = {"offload": OffloadConfig, "linearity": LinearityConfig}
+MEASUREMENTS = {
+    "offload": OffloadConfig,
+    "linearity": LinearityConfig,
+    "gaussianity": GaussianityConfig,
+}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Beyond the paper: what rotation can hide, mapped on networks with a thin device and a small
-# release, beside the defences it competes with; how linear rotated servers are; and interactive
-# offload. About four hours on one core. Flags: --dry-run, --device, ...
+# release, beside the defences it competes with; how linear rotated servers and how Gaussian features
+# are; and interactive offload. About four hours on one core. Flags: --dry-run, --device, ...
 #
 # CIFAR-10 as JPEGs is an image folder, see scripts/readme_numbers.sh; CIFAR10_JPEG=DIR tells where
 # it lies.
@@ -85,6 +85,7 @@ attacks() {
         thin4-linear/{decoy-2{,-mixing},packed-8} thin4/kinds-{decoy-2,packed-8} \
         thin1/packed-64{,-private}; do
         echo "linearity --victim $root/$victim"
+        echo "gaussianity --victim $root/$victim"
     done
     # A released feature of the inner layers has 4,096 numbers: groups must be large.
     echo "offload --victim $root/thin4/additional --group-size 2000 --limit-test 2000"

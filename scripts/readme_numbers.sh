@@ -112,11 +112,12 @@ attacks() {
     done
 }
 
-# What the rotated servers make of a query beyond a fixed matrix.
-linearity() {
+# What the rotated servers make of a query beyond a fixed matrix, and how Gaussian features are.
+measurements() {
     for victim in {digits,fashion,cifar10}-lenet/{complex,no-critic} digits-lenet/packed-8 \
         cifar10-resnet20/{complex,packed-8}; do
         echo "linearity --victim $root/$victim"
+        echo "gaussianity --victim $root/$victim"
     done
 }
 
@@ -127,5 +128,5 @@ linearity() {
     short_resnets
     properties
     attacks
-    linearity
+    measurements
 } | campaign "$@"

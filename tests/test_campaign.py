@@ -109,7 +109,7 @@ def test_a_full_disk_is_seen_before_the_start(commands, tmp_path, monkeypatch, c
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("rm -rf /", "expected train.py, attack.py, offload, linearity or report, got: rm -rf /"),
+        ("rm -rf /", "expected train.py, attack.py, offload, linearity, gaussianity or report"),
         ("train.py --archh lenet", "nrecognized"),
         ("train.py --kind original --dim 3", "dim applies to kind complex only"),
         ("attack.py all --victim nowhere", "no command trains nowhere"),

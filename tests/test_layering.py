@@ -19,6 +19,7 @@ ROWS = [
         "scaling",
         "offload",
         "linearity",
+        "gaussianity",
         "report",
         "published",
         "verdicts",

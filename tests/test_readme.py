@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from complexnn import bench, checkpoints, cli, config, linearity, offload, report, scaling
+from complexnn import (
+    bench,
+    checkpoints,
+    cli,
+    config,
+    gaussianity,
+    linearity,
+    offload,
+    report,
+    scaling,
+)
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -16,6 +26,7 @@ CONFIGS = {
     "attack.py compare": cli.CompareConfig,
     "complexnn.bench": bench.BenchConfig,
     "complexnn.checkpoints": checkpoints.CheckpointsConfig,
+    "complexnn.gaussianity": gaussianity.GaussianityConfig,
     "complexnn.linearity": linearity.LinearityConfig,
     "complexnn.offload": offload.OffloadConfig,
     "complexnn.report": report.ReportConfig,

@@ -60,7 +60,12 @@ def runs(tmp_path):
         "error_under_another_group": numbers(0.14),
         "error_of_the_mean_matrix": numbers(0.12),
     }
-    attacks = [angle, inversion(20), ("linearity", matrices)]
+    moments = {
+        f"{measure}_{what}": numbers(value)
+        for what, kurtosis in (("features", 4.0), ("released", 3.2))
+        for measure, value in (("kurtosis", kurtosis), ("epps_pulley", kurtosis / 1000))
+    }
+    attacks = [angle, inversion(20), ("linearity", matrices), ("gaussianity", moments)]
     run(tmp_path / "complex", 0.11, attacks=attacks)
     run(tmp_path / "kinds", 0.02, groups="parity", attacks=[("property features", hidden)])
     return tmp_path
@@ -124,6 +129,13 @@ def test_the_frontier_sets_use_against_leakage(runs, tmp_path, capsys):
     assert "Use against leakage" in page.read_text()
     with pytest.raises(InputError, match="beside it was attacked"):
         figures.frontier(published.collect([tmp_path / "alone"]), tmp_path / "none.svg")
+
+
+def test_features_stand_beside_gaussians_and_independent_ones(runs):
+    (line,) = summary.gaussianity_table([runs]).rows
+    assert line == (
+        "lenet, digits", "complex d=2 decoy", "4.00", "3.20", "3.00", "4.0", "3.2", "0.050 (1.571)",
+    )  # fmt: skip
 
 
 def test_rotated_servers_stand_beside_fixed_matrices(runs):
