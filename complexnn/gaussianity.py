@@ -139,13 +139,15 @@ def evaluate(
     return measured
 
 
-def table(measured: dict[str, dict], images: int) -> Table:
+def table(measured: dict[str, dict], images: int, dim: int) -> Table:
     """What a user wants to know, in rows."""
     kinds = SHOWN | {"gaussian": "Gaussian numbers"}
     rows = [
         (shown, *(f"{measured[f'{measure}_{what}']['value']:.4f}" for measure in MEASURES))
         for what, shown in kinds.items()
     ]
+    independent = unshared(measured["kurtosis_features"]["value"], dim)
+    rows.insert(2, ("if parts were independent", f"{independent:.4f}", ""))
     note = (
         f"Means over {images:,} test images or the parts that were released for them, channels "
         "whitened and the mean feature dropped as `ica` does. 0 is Gaussian, but for the number of "
@@ -168,7 +170,7 @@ def main(argv: list[str]) -> None:
     results.append_measurement(
         config, "gaussianity", measured, images, results.stamp(device, started)
     )
-    print(table(measured, images).as_text())
+    print(table(measured, images, net.config.parts).as_text())
     print(f"output: {config.victim}")
 
 
