@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from complexnn import campaign, cli
+from complexnn.attacks import roster
 from complexnn.config import MAY_CHANGE, AttackConfig, TrainConfig, command, from_dict
 from complexnn.results import read_rows
 
@@ -243,12 +244,18 @@ def test_the_full_reproduction_lists_exactly_the_runs_behind_every_published_row
                     for c in attacks
                     if run in (c.victim, c.control)
                     and c.attack in ("all", row["family"])
-                    and (c.only is None or c.only in row["name"])
+                    and (c.only is None or row["name"] in asked(c.only, control=run == c.control))
                 ]
             ignored = {*MAY_CHANGE, "attack", "victim", "control"}
             assert command(made, leave_out=ignored) in [
                 command(c, leave_out=ignored) for c in listed_as
             ], (run, row["name"])
+
+
+def asked(only, *, control):
+    """Attacks with ``only`` in their names, or what they are compared with."""
+    attacks = [attack for attack in roster.ROSTER if only in attack.name]
+    return roster.compared_with(attacks) if control else {attack.name for attack in attacks}
 
 
 def listed(script, tmp_path, *flags):

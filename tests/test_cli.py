@@ -157,6 +157,19 @@ def test_one_attack_alone_is_kept_and_is_not_all_of_them(runs, tmp_path):
     assert len(names) == len(set(names)) == 5
 
 
+def test_one_attack_alone_stands_beside_its_control(runs, tmp_path):
+    """Which has another name there: features that need no recovering."""
+    folder = tmp_path / "attacks"
+    arguments = ("inversion", "--victim", runs / "complex", "--control", runs / "additional")
+    arguments += ("--steps", 2, "--limit-test", 40, "--output-dir", folder)
+    assert attack(*arguments, "--only", "dec(a*)") == 0
+    (beside,) = read_rows(folder / "control" / "results.jsonl")
+    (row,) = read_rows(folder / "results.jsonl")
+    assert (row["name"], beside["name"]) == ("inversion dec(a*)", "inversion dec(x)")
+    for name, numbers in row["metrics"].items():
+        assert numbers["control"] == beside["metrics"][name]["value"]
+
+
 def test_rows_without_numbers_per_image_make_no_worst_case(runs, tmp_path):
     """As in a published folder, which an attack goes on from."""
     folder, victim = tmp_path / "attacks", runs / "additional"

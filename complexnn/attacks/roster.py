@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -197,3 +197,8 @@ def chosen(config: AttackConfig, net: NetConfig, *, hidden: bool) -> list[Attack
         and applicable(attack, net)
         and (config.only is None or config.only in attack.name)
     ]
+
+
+def compared_with(attacks: Iterable[Attack]) -> set[str]:
+    """Names of the attacks on an unprotected network that these stand beside."""
+    return {attack.control or attack.name for attack in attacks}

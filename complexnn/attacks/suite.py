@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,16 +97,28 @@ def run(
             f"the victim learned the classes of {dataset.name} themselves, so nothing is hidden: "
             "train it with --groups"
         )
+    attacks = roster.chosen(config, victim.config, hidden=dataset.hidden)
+    every = dataclasses.replace(config, only=None)
+    if not attacks:
+        names = roster.chosen(every, victim.config, hidden=dataset.hidden)
+        raise InputError(
+            f"no attack has {config.only!r} in its name; there are: "
+            + ", ".join(attack.name for attack in names)
+        )
     beside: dict[str, dict[str, Any]] = {}
     compared = None
     if control is not None:
+        needed = roster.chosen(every, control.config, hidden=dataset.hidden)
+        if config.only is not None:
+            names = roster.compared_with(attacks)
+            needed = [attack for attack in needed if attack.name in names]
         folder = config.output_dir / "control" if config.output_dir else config.control
         results.prepare_folder(folder)
         alone = dataclasses.replace(config, victim=config.control, control=None)
         compared = Target(control, dataset, alone, folder)
-        beside = _attack(compared, None)
+        beside = _attack(compared, needed, {})
     target = Target(victim, dataset, config, config.run_dir)
-    _attack(target, beside)
+    _attack(target, attacks, beside)
     if config.attack in ("inversion", "all") and config.only is None:
         _worst_case(target)
         _draw(target, compared)
@@ -141,33 +153,28 @@ def done(config: AttackConfig, net: NetConfig, victim_hash: str, *, hidden: bool
     return all(attack.name in there for attack in roster.chosen(config, net, hidden=hidden))
 
 
-def _attack(target: Target, beside: dict[str, dict[str, Any]] | None) -> dict[str, dict[str, Any]]:
-    """Every attack that is not made yet; all rows by name. ``beside`` are the control's rows; None
-    where the target is the control itself."""
+def _attack(
+    target: Target, attacks: Sequence[Attack], beside: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Those attacks that are not made yet; all rows by name. ``beside`` are the control's rows."""
     config, attacker = target.config, target.attacker
-    net, hidden = attacker.knowledge.net.config, target.dataset.hidden
-    chosen = roster.chosen(config, net, hidden=hidden)
-    if not chosen and beside is not None:
-        every = roster.chosen(dataclasses.replace(config, only=None), net, hidden=hidden)
-        names = ", ".join(attack.name for attack in every)
-        raise InputError(f"no attack has {config.only!r} in its name; there are: {names}")
     rows = made(config, target.folder, target.victim_hash)
     (target.folder / "examples").mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    for number, attack in enumerate(chosen, start=1):
+    for number, attack in enumerate(attacks, start=1):
         if attack.name in rows:
             log.info("%s: already done, see %s", attack.name, target.folder / "results.jsonl")
             continue
         log.info(
             "attack %d of %d: %s (%s so far)",
-            number, len(chosen), attack.name, duration(time.monotonic() - started),
+            number, len(attacks), attack.name, duration(time.monotonic() - started),
         )  # fmt: skip
         begun = time.time()
         for name in attack.needs:
             getattr(attacker, name)
         measured, extra = _judge(target, attack)
         count, draws = target.judged(attack)
-        _beside(measured, (beside or {}).get(attack.control or attack.name))
+        _beside(measured, beside.get(attack.control or attack.name))
         row = {
             "name": attack.name,
             "family": attack.family,
