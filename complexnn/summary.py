@@ -264,21 +264,24 @@ def gaussianity_table(folders: Iterable[Path]) -> Table:
         found = {name: numbers["value"] for name, numbers in row["metrics"].items()}
         net = runs.config.net
         error = None if attack is None else attack["metrics"]["angle_error"]
+        kurtosis = [found[f"kurtosis_{what}"] for what in gaussianity.SHOWN]
+        kurtosis.append(gaussianity.unshared(kurtosis[0], net.parts))
+        distance = [found[f"epps_pulley_{what}"] for what in (*gaussianity.SHOWN, "gaussian")]
         lines.append((
             f"{runs.network}, {runs.dataset}", _released(runs),
-            f"{found['kurtosis_features']:.2f}", f"{found['kurtosis_released']:.2f}",
-            f"{gaussianity.unshared(found['kurtosis_features'], net.parts):.2f}",
-            *(f"{1000 * found[f'epps_pulley_{what}']:.1f}" for what in gaussianity.SHOWN),
+            " / ".join(f"{value:.2f}" for value in kurtosis),
+            " / ".join(f"{1000 * value:.1f}" for value in distance),
             "not attacked" if error is None else f"{error['value']:.3f} ({error['chance']:.3f})",
         ))  # fmt: skip
-    head = ("network, data", "released", "excess kurtosis of an image's features",
-            "of a released part", "were they independent", "Epps-Pulley × 1000 of features",
-            "of a released part", "angle error of `ica` in rad")  # fmt: skip
+    head = ("network, data", "released",
+            "excess kurtosis: an image's features / a released part / were parts independent",
+            "Epps-Pulley × 1000: features / released / Gaussian numbers",
+            "angle error of `ica` in rad")  # fmt: skip
     note = (
         "Channels whitened and the mean feature dropped, as `ica` does; means over 2,000 test "
-        "images at most. 0 is Gaussian. Were they independent: what d such features keep when they "
-        "are rotated; the rest stands in the same places in every image, and a rotation does not "
-        "change it. Angle: beside blind guessing."
+        "images at most. Were parts independent: the kurtosis that d such features keep when they "
+        "are rotated; what is more than that stands in the same places in every image. Gaussian "
+        "numbers: as many as a feature has. Angle: beside blind guessing."
     )
     return Table("How Gaussian features are", head, lines, note)
 
