@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from complexnn import checkpoints, cli, figures, published, report, results, summary
+from complexnn import checkpoints, cli, figures, gaussianity, published, report, results, summary
 from complexnn.attacks.pictures import keep_pixels, read_pixels
 from complexnn.config import DataConfig, InputError, NetConfig, TrainConfig, from_dict, to_dict
 from complexnn.networks.anatomy import dissect
@@ -315,6 +315,18 @@ def test_the_write_up_says_what_the_rows_of_linear_paths_say():
     assert f"worth {local - beside:.1f} beside such a map and {other - best:.1f} without" in page
 
 
+def test_the_write_up_says_what_the_rows_of_gaussianity_say():
+    page, (eight, lenet) = page_and_rows("beyond/thin4/packed-8", "cifar10-lenet/complex")
+    before, after = (
+        eight["gaussianity"][f"kurtosis_{what}"]["value"] for what in ("features", "released")
+    )
+    assert f"`thin4` at d = 8 have {before:.2f}, and {after:.2f} after" in page
+    assert f"independent ones would keep {gaussianity.unshared(before, 8):.2f}" in page
+    found = lenet["angle ica"]["angle_error"]["value"]
+    kurtosis = lenet["gaussianity"]["kurtosis_features"]["value"]
+    assert f"`ica` finds to {found:.3f} rad, features have {kurtosis:.2f}." in page
+
+
 def test_the_write_up_says_what_the_rows_of_hidden_properties_say():
     kinds = ("decoy-2", "packed-8", "local", "additional")
     page, found = page_and_rows(*(f"beyond/thin4/kinds-{kind}" for kind in kinds))
@@ -328,6 +340,10 @@ def test_the_write_up_says_what_the_rows_of_hidden_properties_say():
     right, alone, without = learned(decoys)
     assert f"({100 * right:.0f} % right, {100 * alone:.0f} % from the answer alone)" in page
     assert right == pytest.approx(without, abs=0.01)
+    separated = packed.pop("property dss")["error"]
     assert (learned(packed)[0] - alone) / (right - alone) == pytest.approx(0.5, abs=0.05)
+    assert f"what ICA separates ({100 * learned(packed)[0]:.0f} %)" in page
+    shares = (100 * (1 - separated[key]) for key in ("value", "control"))
+    assert "`standard`: {:.0f} % right, {:.0f} % without rotation".format(*shares) in page
     errors = [100 * rows["task"]["error"]["value"] for rows in (local, plain)]
     assert "({:.1f} and {:.1f} % error)".format(*errors) in page
