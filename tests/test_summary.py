@@ -288,7 +288,13 @@ def test_the_pages_say_what_the_rows_say_about_fixed_matrices():
     assert f"for {lenet[2] - lenet[0]:.1f} points of error ({lenet[2]:.1f} instead of" in front
     packed = [f"thin4/packed-{dim}" for dim in (8, 32, 128)] + ["thin4/kinds-packed-8"]
     _, packed = page_and_rows(*(f"beyond/{run}" for run in [*packed, "thin1/packed-64"]))
-    for rows in packed:
+    _, (blocks,) = page_and_rows("cifar10-resnet20/packed-8")
+    own, _, mean = (100 * error["value"] for error in blocks["linearity"].values())
+    assert (
+        f"is at {own:.1f} %, one fixed matrix in the place of its four blocks at {mean:.1f}" in page
+    )
+    assert f"ResNet-20's is at {own:.1f} % and the matrix at {mean:.1f}" in front
+    for rows in [*packed, blocks]:
         own, others, mean = (error["value"] for error in rows["linearity"].values())
         assert others - own < 0.0035
         assert mean - own < 0.0035
