@@ -321,6 +321,32 @@ def test_the_write_up_says_what_the_rows_of_linear_paths_say():
     assert f"worth {local - beside:.1f} beside such a map and {other - best:.1f} without" in page
 
 
+def test_the_write_up_says_what_the_rows_of_trained_opponents_and_private_groups_say():
+    kinds = (
+        "thin4/decoder",
+        "thin4/noisy-1.0",
+        "thin4/packed-8-decoder",
+        "thin1/packed-64-private",
+    )
+    kinds += ("thin1/packed-64", "thin1/local")
+    page, found = page_and_rows(*(f"beyond/{kind}" for kind in kinds))
+    errors = [100 * rows["task"]["error"]["value"] for rows in found]
+    leaks = []
+    for rows in found[:4]:
+        psnr = [m["psnr"] for m in rows.values() if "psnr" in m]
+        leaks.append(max(m["value"] - m["floor"] for m in psnr))
+    assert f"is at {errors[0]:.1f} % error and {leaks[0]:.1f} dB" in page
+    assert f"noise ({errors[1]:.1f} % and {leaks[1]:.1f} dB)" in page
+    assert f"{errors[2]:.1f} %, and the strongest attack ends {leaks[2]:.1f} dB" in page
+    angle = found[2]["angle dss"]["angle_error"]["value"]
+    assert f"the directions to {angle:.2f} rad" in page
+    assert f"at {errors[3]:.1f} % error, where the same queries without decoys" in page
+    assert f"decoys are at {errors[4]:.1f} and `local` is at {errors[5]:.1f};" in page
+    blind = found[3]["angle dss"]["angle_error"]
+    assert f"({blind['value']:.2f} rad of {blind['chance']:.2f})" in page
+    assert f"and dec(x) {leaks[3]:.1f} dB" in page
+
+
 def test_the_write_up_says_what_the_rows_of_gaussianity_say():
     page, (eight, lenet) = page_and_rows("beyond/thin4/packed-8", "cifar10-lenet/complex")
     before, after = (
