@@ -280,7 +280,7 @@ def gaussianity_table(folders: Iterable[Path]) -> Table:
     note = (
         "Channels whitened and the mean feature dropped, as `ica` does; means over 2,000 test "
         "images at most. Were parts independent: the kurtosis that d such features keep when they "
-        "are rotated; what is more than that stands in the same places in every image. Gaussian "
+        "are rotated; more is left where features are large in the same places. Gaussian "
         "numbers: as many as a feature has. Angle: beside blind guessing."
     )
     return Table("How Gaussian features are", head, lines, note)

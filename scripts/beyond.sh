@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Beyond the paper: what rotation can hide, mapped on networks with a thin device and a small
 # release, beside the defences it competes with; how linear rotated servers and how Gaussian features
-# are; and interactive offload. About four hours on one core. Flags: --dry-run, --device, ...
+# are; and interactive offload. About six hours on one core. Flags: --dry-run, --device, ...
 #
 # CIFAR-10 as JPEGs is an image folder, see scripts/readme_numbers.sh; CIFAR10_JPEG=DIR tells where
 # it lies.

@@ -375,7 +375,8 @@ def test_the_write_up_says_what_the_rows_of_hidden_properties_say():
     separated = packed.pop("property dss")["error"]
     assert (learned(packed)[0] - alone) / (right - alone) == pytest.approx(0.5, abs=0.05)
     assert f"what ICA separates ({100 * learned(packed)[0]:.0f} %)" in page
-    shares = (100 * (1 - separated[key]) for key in ("value", "control"))
-    assert "`standard`: {:.0f} % right, {:.0f} % without rotation".format(*shares) in page
+    shares = (100 * (1 - separated[key]) for key in ("value", "high", "low", "control"))
+    said = "`standard`: {:.0f} % right [{:.0f}, {:.0f}], {:.0f} % without rotation"
+    assert said.format(*shares) in page
     errors = [100 * rows["task"]["error"]["value"] for rows in (local, plain)]
     assert "({:.1f} and {:.1f} % error)".format(*errors) in page
