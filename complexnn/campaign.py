@@ -47,7 +47,7 @@ ROOT = Path(__file__).parent.parent
 # A training step costs about three forward passes; the critic about doubles it.
 BACKWARD, CRITIC = 3.0, 2.0
 # Networks that a family of attacks trains, in units of one decoder.
-ATTACKERS = {"angle": 2, "span": 0, "inversion": 6, "property": 3}
+ATTACKERS = {"angle": 2, "span": 0, "intersection": 1, "inversion": 6, "property": 3}
 
 MEASUREMENTS = {
     "offload": OffloadConfig,

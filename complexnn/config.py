@@ -24,7 +24,7 @@ Gate = Literal["paper", "mixing"]
 Defence = Literal["none", "laplace", "dropout", "quantise", "nopeek", "decoder"]
 Optimizer = Literal["adamw", "sgd"]
 Precision = Literal["fp32", "bf16", "fp16"]
-Attack = Literal["angle", "span", "inversion", "property", "all"]
+Attack = Literal["angle", "span", "intersection", "inversion", "property", "all"]
 Spending = Literal["quick", "standard", "thorough"]
 
 

@@ -177,17 +177,21 @@ def frontier_table(folders: Iterable[Path]) -> Table:
             f"{cost / plain:.2f}",
             f"{leak['value'] - leak['floor']:.1f}",
             f"{100 * place.identified['value']:.1f}",
-            _leak(rows, "angle", "chance") if net.parts > 1 else "no key",
+            *(
+                _leak(rows, family, "chance") if net.parts > 1 else "no key"
+                for family in ("angle", "intersection")
+            ),
         ))  # fmt: skip
     head = ("network, data", "released", "task error in %", "kept of the server's worth in %",
             "server's work", "strongest inversion, dB above the mean image", "identified in %",
-            "angle error in rad")  # fmt: skip
+            "angle error in rad", "the same of images sent again")  # fmt: skip
     note = (
         "Kept: 0 is no better than the control `local`, 100 as good as without a "
         "defence; 95 % intervals over test images, one network each. Work: per query, beside the "
         "network without rotation. Mean image: for packed queries d blind images in the best "
         "order. Identified: among 1,000 candidates, by the attack that identifies most. Angle: the "
-        "strongest attack (beside blind guessing)."
+        "strongest attack (beside blind guessing). Sent again: `intersection`, four or eight "
+        "releases of each image under fresh keys and in other company."
     )
     return Table("Use against leakage", head, lines, note)
 
@@ -305,7 +309,7 @@ def _leak(rows: verdicts.Rows, family: str, blind: str) -> str:
     best = verdicts.strongest(rows, family)
     if best is None:
         return "not attacked"
-    digits = 3 if family == "angle" else 1
+    digits = 3 if verdicts.UNITS[family][1] == "rad" else 1
     return f"{best[1]['value']:.{digits}f} ({best[1][blind]:.{digits}f})"
 
 

@@ -27,10 +27,17 @@ Errors = Sequence[Mapping[str, float]]  # task errors with their intervals, one 
 MEASURE = {
     "angle": ("angle_error", True),
     "span": ("top1", False),
+    "intersection": ("angle_error", True),
     "inversion": ("psnr", False),
     "property": ("error", True),
 }
-UNITS = {"angle": (1, "rad"), "span": (100, "%"), "inversion": (1, "dB"), "property": (100, "%")}
+UNITS = {
+    "angle": (1, "rad"),
+    "span": (100, "%"),
+    "intersection": (1, "rad"),
+    "inversion": (1, "dB"),
+    "property": (100, "%"),
+}
 VALID_PSNR = 3.0  # dB above the mean image that an attack must reach on an unprotected network
 VALID_ERROR = 0.05  # error below blind guessing that a property attack must reach there
 FAILS, WEAKENED, WITHSTOOD, UNDECIDED = "FAILS", "weakened", "withstood these attacks", "undecided"
@@ -326,7 +333,8 @@ def write_report(folder: Path, victim: Path) -> str:
 
 def compare(folders: tuple[Path, ...]) -> Table:
     """Victims side by side: task error, and the strongest attack of each family."""
-    head = ("victim", "task error", "angle error", "identified by span", "PSNR", "property error")
+    head = ("victim", "task error", "angle error", "identified by span", "angle error, sent again",
+            "PSNR", "property error")  # fmt: skip
     lines = []
     for folder in folders:
         rows = newest(folder)

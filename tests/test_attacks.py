@@ -13,7 +13,16 @@ import complexnn
 from complexnn import data, metrics
 from complexnn import functional as cF
 from complexnn.attacks import attacker as attacker_module
-from complexnn.attacks import fitting, inversion, keys, optimise, roster, scoring, span
+from complexnn.attacks import (
+    fitting,
+    intersection,
+    inversion,
+    keys,
+    optimise,
+    roster,
+    scoring,
+    span,
+)
 from complexnn.attacks.attacker import Attacker
 from complexnn.attacks.fitting import Knowledge, Observation, best_matching, take
 from complexnn.config import AttackConfig, DataConfig
@@ -380,6 +389,8 @@ def test_every_attack_answers_for_every_kind_of_group(tmp_path):
                     wanted = keys.candidates(attacker.knowledge.net.config)
                     parts = attacker.knowledge.net.config.parts
                     assert answer.shape == (len(seen.released), wanted, parts), attack.name
+                elif attack.family == "intersection":
+                    assert answer.shape == seen.key.directions.shape
         assert families >= {"span", "inversion", "property"}
         after = attacker.knowledge.net.state_dict()
         assert all(torch.equal(before[k], v) for k, v in after.items())
@@ -404,7 +415,15 @@ def test_attackers_are_trained_on_no_test_image(tmp_path):
 
 @pytest.mark.parametrize(
     "function",
-    [keys.phase, keys.ica, keys.fast_ica, keys.critic_search, span.shares, optimise.optimise],
+    [
+        keys.phase,
+        keys.ica,
+        keys.fast_ica,
+        keys.critic_search,
+        span.shares,
+        intersection.meet,
+        optimise.optimise,
+    ],
 )
 def test_an_attack_takes_what_is_released_and_no_key(function):
     assert not {"key", "keys", "theta", "rotation"} & set(inspect.signature(function).parameters)

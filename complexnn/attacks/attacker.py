@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from complexnn import checkpoint
-from complexnn.attacks import dss, inference, inversion, keys
+from complexnn.attacks import dss, inference, intersection, inversion, keys
 from complexnn.attacks.fitting import FitLog, Knowledge, Observation, View
 from complexnn.config import AttackConfig
 from complexnn.images import Dataset
@@ -26,6 +26,7 @@ _NAMES = (
     "angle", "dec_x", "dec_a", "property_features", "property_reconstructions", "property_images",
     "neighbours", "judge", "statistics", "dec_set", "substitute", "dec_substitute",
     "property_released", "repeats", "choice", "denoiser", "property_dss",
+    "company",
 )  # fmt: skip
 # Under which name a network is kept, where it is not the attribute's.
 FILES = {
@@ -109,6 +110,24 @@ class Attacker:
             lambda views: net.features(self.denoiser(views).squeeze(1)),
             starts=starts,
         )
+
+    @torch.no_grad()
+    def intersected(self, seen: Observation) -> Tensor:
+        """The direction of every query, which the user sends several times: ``(G, n, d)``."""
+        count = seen.key.directions.shape[1]
+        members = seen.key.members[:, :count].flatten().cpu()
+        again = [
+            self.knowledge.elsewhere(seen.batch, self._company)
+            for _ in range(self.config.spend.repeats - 1)
+        ]
+        here = seen.released, torch.arange(len(members)) // count
+        rows = intersection.meet(here, [(x, place[members]) for x, place in again])
+        rows = rows.unflatten(0, (-1, count))
+        return keys.upright(rows, seen.released, self.judge)
+
+    @cached_property
+    def _company(self) -> Generator:
+        return self.rng("company")
 
     @cached_property
     def best_key_attack(self) -> str:

@@ -72,6 +72,17 @@ class Knowledge:
             found.append(Observation(batch, *net.rotate(groups, generator=generator)))
         return found
 
+    @torch.no_grad()
+    def elsewhere(self, batch: Batch, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Another release of the same images, under fresh keys and in other company, and which of
+        its groups holds each of them: ``(G, d, C, H, W), (B,)``."""
+        net, order = self.net, torch.arange(len(batch.images))
+        if net.config.group == "packed":
+            order = torch.randperm(len(order), generator=generator)
+        groups = net.group(net.features(batch.images[order]), generator=generator)
+        released, key = net.rotate(groups, generator=generator)
+        return released, order.argsort() // key.directions.shape[1]
+
     def endless(self, batch_size: int, generator: Generator) -> Iterator[Observation]:
         """Training observations, pass after pass, keys never twice the same."""
         for _ in itertools.count():

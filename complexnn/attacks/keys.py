@@ -51,18 +51,19 @@ def recover(estimate: Tensor, seen: Observation) -> Tensor:
     return cF.rotate(seen.released, chosen).flatten(0, 1)[: seen.key.queries]
 
 
-def chance(net: NetConfig, *, samples: int = 4000) -> float:
-    """Mean error of a blind guess, scored like an attack.
+def chance(net: NetConfig, *, answers: int | None = None, samples: int = 4000) -> float:
+    """Mean error of a blind guess of that many vectors, :func:`candidates` by default, scored like
+    an attack.
 
     One vector for one query: π/2 by symmetry. More vectors: simulated with random frames.
     """
-    count = candidates(net)
+    count = answers or candidates(net)
     if count == 1:
         return torch.pi / 2
     generator = Generator().manual_seed(0)
     samples = min(samples, max(8, 8 * samples // net.parts))  # large matrices vary less
     guess, truth = (cF.draw_rotations(samples, net.parts, generator) for _ in range(2))
-    return errors(guess, truth[:, : net.queries]).mean().item()
+    return errors(guess[:, :count], truth[:, : net.queries]).mean().item()
 
 
 # --------------------------------------------------------------------------------- regression
@@ -311,15 +312,20 @@ def _settled(rows: Tensor, released: Tensor, score: Score, count: int) -> Tensor
     There a key is a proper rotation: (u, its quarter turn) must show a and b, which leaves four
     candidates; the best-looking pair wins. The score of u alone could not tell a from b.
     """
-    dim = rows.shape[1]
-    if dim > 2:
-        better = _scores(rows, released, score) >= _scores(-rows, released, score)
-        return torch.where(better.unsqueeze(-1), rows, -rows)
+    if rows.shape[1] > 2:
+        return upright(rows, released, score)
     first = torch.atan2(rows[:, 0, 1], rows[:, 0, 0])
     turns = first.unsqueeze(1) + torch.arange(4, device=rows.device) * (math.pi / 2)
     scores = _scores(_directions(turns), released, score)
     best = (scores + scores.roll(-1, dims=1)).argmax(dim=1, keepdim=True)
     return _frames(turns.gather(1, best), count)
+
+
+@torch.no_grad()
+def upright(rows: Tensor, released: Tensor, score: Score) -> Tensor:
+    """Each direction or its negative, whichever shows what scores better: ``(G, n, d)``."""
+    better = _scores(rows, released, score) >= _scores(-rows, released, score)
+    return torch.where(better.unsqueeze(-1), rows, -rows)
 
 
 def _best_angle(theta: Tensor, released: Tensor, score: Score) -> Tensor:

@@ -110,6 +110,10 @@ def _reconstructions(attacker: Attacker, seen: Observation) -> Tensor:
     return attacker.reconstructions(seen)
 
 
+def _intersected(attacker: Attacker, seen: Observation) -> Tensor:
+    return attacker.intersected(seen)
+
+
 def _span(attacker: Attacker, seen: Observation) -> Tensor:
     return seen.released
 
@@ -125,6 +129,7 @@ ROSTER: tuple[Attack, ...] = (
     _KEY("angle critic-search", answer=_key("critic-search"), needs=("judge",), slow=True),
     _KEY("angle dss", answer=_key("dss"), needs=("denoiser",), slow=True, several=True),
     Attack("span", "span", _span),
+    Attack("intersection", "intersection", _intersected, ("judge",), rotated=True),
     Attack(
         "inversion dec(x)", "inversion", _images("released_decoder"), ("released_decoder",)
     ),

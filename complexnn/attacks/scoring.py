@@ -221,8 +221,13 @@ def blind(scoring: Scoring, family: str) -> dict[str, dict[str, float]]:
     """What is reached without seeing anything, by measure: ``chance`` or ``floor``."""
     attacker = scoring.attacker
     gallery = len(scoring.gallery)
+    net = attacker.knowledge.net.config
     if family == "angle":
-        return {"angle_error": {"chance": keys.chance(attacker.knowledge.net.config)}}
+        return {"angle_error": {"chance": keys.chance(net)}}
+    if family == "intersection":
+        releases = attacker.config.spend.repeats
+        blindly = keys.chance(net, answers=net.queries)
+        return {"angle_error": {"chance": blindly, "releases": releases}}
     if family == "span":
         return {name: {"chance": 1 / gallery} for name in ("top1", "top1_jpeg")}
     if family == "inversion":
@@ -271,6 +276,7 @@ def _first(images: ImageSet, count: int, device: torch.device) -> Tensor:
 SCORES = {
     "angle": score_angle,
     "span": score_span,
+    "intersection": score_angle,
     "inversion": score_images,
     "property": score_property,
 }

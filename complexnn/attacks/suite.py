@@ -90,8 +90,10 @@ def run(
     Raises:
         InputError: an attack that the victim has nothing for.
     """
-    if config.attack == "angle" and victim.config.parts == 1:
-        raise InputError(f"kind {victim.config.kind} has no key: attack angle needs kind complex")
+    if config.attack in ("angle", "intersection") and victim.config.parts == 1:
+        raise InputError(
+            f"kind {victim.config.kind} has no key: attack {config.attack} needs kind complex"
+        )
     if config.attack == "property" and not dataset.hidden:
         raise InputError(
             f"the victim learned the classes of {dataset.name} themselves, so nothing is hidden: "
