@@ -73,6 +73,7 @@ attacks() {
     # Searches for each of many keys would take hours.
     for victim in thin4/packed-{32,128} thin1/packed-64{,-private}; do
         attack span "$victim" quick
+        attack intersection "$victim" quick
         attack inversion "$victim" quick --only "'dec(x)'"
     done
     # The denoiser is far from finished after a quick budget.
