@@ -8,7 +8,7 @@ from test_attacks import make_attacker, observe
 
 import complexnn
 from complexnn import functional as cF
-from complexnn.attacks import intersection, keys, span
+from complexnn.attacks import fitting, intersection, keys, span
 
 IMAGES = 50
 
@@ -83,11 +83,13 @@ def test_other_company_is_that_of_other_queries(tmp_path, rng):
     attacker, whole = make_attacker(tmp_path, dim=4, group="packed")
     batch = next(whole.test.subset(torch.arange(100)).batches(100, torch.device("cpu")))
     released, place = attacker.knowledge.elsewhere(batch, rng)
-    assert not torch.equal(place, torch.arange(100) // 4)
-    assert torch.equal(place.bincount(), torch.full((25,), 4))
+    assert released.shape[:2] == (fitting.CROWD, 4)
+    before = torch.arange(100) // 4
+    together = (place.unsqueeze(0) == place.unsqueeze(1)) & (before == before.unsqueeze(1))
+    assert together.sum() - 100 < 20  # of 300 pairs: one in 64 by chance
     features = attacker.knowledge.net.features(batch.images)
     assert span.own_shares(released[place], features).min() > 0.9999
-    assert span.own_shares(released[place.roll(1)], features).median() < 0.9999
+    assert span.own_shares(released[place.roll(4)], features).median() < 0.9999
 
 
 def test_blind_guessing_of_as_many_directions_as_are_returned():

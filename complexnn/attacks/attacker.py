@@ -122,7 +122,7 @@ class Attacker:
         ]
         here = seen.released, torch.arange(len(members)) // count
         rows = intersection.meet(here, [(x, place[members]) for x, place in again])
-        rows = rows.unflatten(0, (-1, count))
+        rows = keys.nearest_orthogonal(rows.unflatten(0, (-1, count)))
         return keys.upright(rows, seen.released, self.judge)
 
     @cached_property

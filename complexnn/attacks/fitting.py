@@ -21,6 +21,7 @@ from complexnn.progress import track
 from complexnn.training import weight_groups
 
 log = logging.getLogger("complexnn")
+CROWD = 64  # packed groups among which queries are sent again
 CHECKS = 10  # how often the attacker looks at its own validation images
 
 
@@ -75,13 +76,24 @@ class Knowledge:
     @torch.no_grad()
     def elsewhere(self, batch: Batch, generator: Generator) -> tuple[Tensor, Tensor]:
         """Another release of the same images, under fresh keys and in other company, and which of
-        its groups holds each of them: ``(G, d, C, H, W), (B,)``."""
-        net, order = self.net, torch.arange(len(batch.images))
+        its groups holds each of them: ``(G, d, C, H, W), (B,)``.
+
+        Packed queries stand among others of the user's kind, in so many groups that hardly two
+        queries share a group again.
+        """
+        net, images = self.net, batch.images
+        order = torch.arange(len(images))
         if net.config.group == "packed":
-            order = torch.randperm(len(order), generator=generator)
-        groups = net.group(net.features(batch.images[order]), generator=generator)
+            crowd = max(0, CROWD * net.config.dim - len(images))
+            chosen = torch.randperm(len(self.train), generator=generator)[:crowd].split(256)
+            others = self.train.fetch(chosen, self.device)
+            images = torch.cat([images, *(b.images for b in others)])
+            order = torch.randperm(len(images), generator=generator)
+        features = torch.cat([net.features(chunk) for chunk in images.split(256)])
+        groups = net.group(features[order], generator=generator)
         released, key = net.rotate(groups, generator=generator)
-        return released, order.argsort() // key.directions.shape[1]
+        place = order.argsort()[: len(batch.images)]
+        return released, place // key.directions.shape[1]
 
     def endless(self, batch_size: int, generator: Generator) -> Iterator[Observation]:
         """Training observations, pass after pass, keys never twice the same."""

@@ -286,8 +286,8 @@ def _log_cosh(x: Tensor) -> Tensor:
 
 
 def nearest_orthogonal(matrices: Tensor) -> Tensor:
-    """The polar factor: the orthogonal matrix nearest to each, ``(..., d, d)``."""
-    left, _, right = torch.linalg.svd(matrices.double())
+    """The polar factor: the matrix of orthonormal rows nearest to each, ``(..., n, d)``."""
+    left, _, right = torch.linalg.svd(matrices.double(), full_matrices=False)
     return (left @ right).to(matrices)
 
 
