@@ -65,7 +65,8 @@ def runs(tmp_path):
         for what, kurtosis in (("features", 4.0), ("released", 3.2), ("gaussian", 0.1))
         for measure, value in (("kurtosis", kurtosis), ("epps_pulley", kurtosis / 1000))
     }
-    attacks = [angle, inversion(20), ("linearity", matrices), ("gaussianity", moments)]
+    again = ("intersection", {"angle_error": numbers(0.0004, chance=1.5708)})
+    attacks = [angle, again, inversion(20), ("linearity", matrices), ("gaussianity", moments)]
     run(tmp_path / "complex", 0.11, attacks=attacks)
     run(tmp_path / "kinds", 0.02, groups="parity", attacks=[("property features", hidden)])
     return tmp_path
@@ -113,10 +114,10 @@ def test_the_frontier_sets_use_against_leakage(runs, tmp_path, capsys):
     table = summary.frontier_table([runs])
     by_name = {row[1]: row for row in table.rows}
     assert list(by_name) == ["additional", "complex d=2 decoy", "original"]
-    network, _, error, kept, work, leak, found, angle = by_name["complex d=2 decoy"]
+    network, _, error, kept, work, leak, found, angle, again = by_name["complex d=2 decoy"]
     assert (network, error, leak, found) == ("lenet, digits", "11.0 [10.8, 11.2]", "8.0", "50.0")
     assert kept == "80 [77, 83]"
-    assert (work, angle) == ("2.00", "0.050 (1.571)")
+    assert (work, angle, again) == ("2.00", "0.050 (1.571)", "0.000 (1.571)")
     assert by_name["additional"][3:5] == ("100 [97, 103]", "1.00")
 
     caption = figures.frontier(published.collect([runs]), tmp_path / "frontier.svg")
@@ -259,6 +260,18 @@ def test_the_write_up_says_what_the_rows_of_packed_groups_say():
     for angle, unit in zip(angles, (" rad", ""), strict=True):
         assert f"({angle['value']:.2f}{unit} of {angle['chance']:.2f})" in page
         assert angle["value"] > 0.95 * angle["chance"]  # next to nothing
+
+
+def test_the_write_up_says_what_the_rows_of_images_sent_again_say():
+    sent = ("thin4/packed-8", "thin4/packed-32", "thin4/packed-128", "thin1/packed-64")
+    page, found = page_and_rows(*(f"beyond/{run}" for run in sent))
+    eight, many, most, full = (rows["intersection"]["angle_error"] for rows in found)
+    assert max(eight["value"], many["value"]) < 1e-6
+    once = found[2]["angle dss"]["angle_error"]
+    said = f"by four releases to {most['value']:.3f} rad, where one showed {once['value']:.2f}"
+    assert said in page
+    assert most["releases"] == 4
+    assert full["high"] > 0.95 * full["chance"]  # d = N: nothing
 
 
 def test_the_pages_say_what_the_rows_say_about_fixed_matrices():
