@@ -239,6 +239,23 @@ def test_who_knows_the_other_members_knows_the_query(dim, rng):
     assert away < 1e-3 * known[0].norm()
 
 
+@pytest.mark.parametrize("spread", [0.01, 0.1, 0.3])
+def test_frames_of_one_scene_show_the_scene(spread, rng):
+    """Wedin's bound, by the spectral norm of what tells the frames apart."""
+    scene = torch.randn(64, 1, generator=rng, dtype=torch.float64)
+    differences = spread * torch.randn(64, 8, generator=rng, dtype=torch.float64)
+    features = scene + differences
+    seen = []
+    for key in cF.draw_rotations(2, 8, rng).double():
+        left, values, _ = torch.linalg.svd(features @ key)
+        seen.append(left[:, 0])
+        cosine = (left[:, 0] @ scene[:, 0]).abs() / scene.norm()
+        bound = torch.linalg.matrix_norm(differences, 2) / values[0]
+        assert (1 - cosine.square()).sqrt() <= bound
+    assert (seen[0] @ seen[1]).abs() > 1 - 1e-12
+    assert bound < 0.3  # it says something
+
+
 def test_the_numbers_of_the_write_up_are_the_accountants():
     page = (Path(__file__).parent.parent / "docs" / "beyond.md").read_text()
     for ratio in (1, 4, 16):
