@@ -1,9 +1,10 @@
 r"""The intersection attack: an image is sent several times. No training but for a sign.
 
 Every release that holds the image spans its feature, :math:`a \in \operatorname{span}(X_r)`, under
-whatever keys and among whatever counterparts. Spans of other company have nothing else in common
-while :math:`R (d - 1) \le (R - 1)(N - 1)` for R releases of d parts of N numbers, which two are for
-:math:`2 d \le N`. So a is found up to its sign and, as rows of a key have length 1, its norm, too.
+whatever keys and among whatever counterparts. In general position spans of other company have
+nothing else in common while :math:`R (d - 1) \le (R - 1)(N - 1)` for R releases of d parts of N
+numbers: two suffice for :math:`2 d \le N`. So a is found up to its sign and, as rows of a key have
+length 1, its norm, too.
 """
 
 from __future__ import annotations
