@@ -326,7 +326,7 @@ class Budget:
     slow_draws: int  # and their draws of keys and counterparts, at most
     iterations: int  # of an optimisation, for each start
     restarts: int  # starts from noise, beside the one from a decoder's answer
-    repeats: int  # queries of one image that an averaging attacker sees
+    repeats: int  # releases of one image, for an attacker who averages or intersects them
 
 
 BUDGETS = {
