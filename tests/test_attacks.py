@@ -421,7 +421,7 @@ def test_attackers_are_trained_on_no_test_image(tmp_path):
         keys.fast_ica,
         keys.critic_search,
         span.shares,
-        intersection.meet,
+        intersection.directions,
         optimise.optimise,
     ],
 )

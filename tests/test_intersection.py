@@ -13,7 +13,7 @@ from complexnn.attacks import fitting, intersection, keys, span
 IMAGES = 50
 
 
-def releases(numbers, dim, count, rng, *, decoys=0, same_company=False):
+def releases(numbers, dim, count, rng, *, decoys=0, strength=3, same_company=False):
     """One feature per image in ``count`` groups of ``dim``, under fresh keys; and its direction in
     the first."""
     features = torch.randn(IMAGES, 1, numbers, generator=rng, dtype=torch.float64)
@@ -22,7 +22,8 @@ def releases(numbers, dim, count, rng, *, decoys=0, same_company=False):
     for _ in range(count):
         if not same_company:
             company = torch.randn(company.shape, generator=rng, dtype=torch.float64)
-        noise = 3 * torch.randn(IMAGES, decoys, numbers, generator=rng, dtype=torch.float64)
+        noise = torch.randn(IMAGES, decoys, numbers, generator=rng, dtype=torch.float64)
+        noise = strength * noise
         parts = torch.cat([features, company, noise], dim=1)
         key = cF.draw_rotations(IMAGES, dim + decoys, rng).double()
         truth = key.mT[:, 0] if truth is None else truth
@@ -39,7 +40,7 @@ def error(found, truth):
 @pytest.mark.parametrize("dim", [2, 8, 20])
 def test_two_releases_meet_in_the_feature_that_both_hold(dim, rng):
     (first, *others), truth = releases(40, dim, 2, rng)
-    assert error(intersection.meet(first, others), truth).max() < 1e-6
+    assert error(intersection.directions(first, others), truth).max() < 1e-6
 
 
 @pytest.mark.parametrize(("count", "exact"), [(2, False), (3, True), (4, True)])
@@ -47,22 +48,36 @@ def test_how_many_releases_it_takes(count, exact, rng):
     """R (d - 1) <= (R - 1)(N - 1): with 8 parts of 12 numbers from three releases on."""
     assert (count * 7 <= (count - 1) * 11) is exact
     (first, *others), truth = releases(12, 8, count, rng)
-    found = error(intersection.meet(first, others), truth)
+    found = error(intersection.directions(first, others), truth)
     assert found.max() < 1e-5 if exact else found.median() > 0.3
 
 
-@pytest.mark.parametrize(
-    "hidden", [{"numbers": 12, "dim": 12}, {"numbers": 12, "dim": 2, "decoys": 12},
-               {"numbers": 40, "dim": 4, "same_company": True}],
-)  # fmt: skip
-def test_what_no_number_of_releases_shows(hidden, rng):
-    """Spans that hold everything, by parts or by Gaussian decoys, and the same company again."""
-    (first, *others), truth = releases(**hidden, count=16, rng=rng)
-    parts = truth.shape[1]
+def blind(parts, rng):
     uniform = torch.randn(4000, 2, parts, generator=rng, dtype=torch.float64)
     uniform = uniform / uniform.norm(dim=2, keepdim=True)
-    blind = error(uniform[:, 0], uniform[:, 1]).mean()
-    assert error(intersection.meet(first, others), truth).mean() > 0.85 * blind
+    return error(uniform[:, 0], uniform[:, 1]).mean()
+
+
+def test_spans_that_hold_everything_show_a_spike(rng):
+    """As many parts as numbers: two releases say little, and more say ever more."""
+    found = []
+    for count in (2, 8, 32):
+        (first, *others), truth = releases(40, 40, count, rng)
+        found.append(error(intersection.directions(first, others), truth).mean() / blind(40, rng))
+    assert found[0] > 0.8
+    assert found[1] < 0.6
+    assert found[2] < 0.4
+
+
+@pytest.mark.parametrize(
+    "hidden", [{"numbers": 12, "dim": 2, "decoys": 24, "strength": 20},
+               {"numbers": 40, "dim": 4, "same_company": True}],
+)  # fmt: skip
+def test_what_repetition_does_not_show(hidden, rng):
+    """Behind Gaussian decoys of many times the features' power, and in the same company again."""
+    (first, *others), truth = releases(**hidden, count=16, rng=rng)
+    found = error(intersection.directions(first, others), truth).mean()
+    assert found > 0.85 * blind(truth.shape[1], rng)
 
 
 @pytest.mark.parametrize(

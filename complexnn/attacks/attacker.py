@@ -121,7 +121,7 @@ class Attacker:
             for _ in range(self.config.spend.repeats - 1)
         ]
         here = seen.released, torch.arange(len(members)) // count
-        rows = intersection.meet(here, [(x, place[members]) for x, place in again])
+        rows = intersection.directions(here, [(x, place[members]) for x, place in again])
         rows = keys.nearest_orthogonal(rows.unflatten(0, (-1, count)))
         return keys.upright(rows, seen.released, self.judge)
 
