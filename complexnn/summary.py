@@ -84,36 +84,54 @@ def verdict_table(folders: Iterable[Path]) -> Table:
     )
 
 
+REACHED = ("kind", "task error in %", "angle error in rad", "PSNR in dB", "identified in %")
+REACHED_NOTE = (
+    "Task error: mean and deviation over seeds 0, 1, …, or one seed with its 95 % interval. "
+    "Angle, PSNR: the strongest attack (beside blind guessing; beside the mean image). "
+    "Identified: the attack that most often finds the input among 1,000 candidates."
+)
+
+
 def main_table(folders: Iterable[Path]) -> Table:
     """Every run of the lines with a verdict: what it reaches, what the attacks reach, and the
     command."""
-    head = ("network, data", "kind", "task error in %", "angle error in rad", "PSNR in dB",
-            "identified in %", "command", "time, device")  # fmt: skip
     found, order = [], get_args(Kind)
     for (network, data, _), labels in lines(published.collect(folders)).items():
         for runs in sorted(labels.values(), key=lambda r: order.index(r.config.net.kind)):
-            rows = runs.attacked
-            error = runs.cell("task", "error", 100, 2).removesuffix(f" [{runs.number}]")
-            if len(runs.seeds) == 1:
-                numbers = rows["task"]["metrics"]["error"]
-                error += " [{low:.1f}, {high:.1f}]".format(
-                    **{k: 100 * numbers[k] for k in ("low", "high")}
-                )
-            seconds = [r["task"]["seconds"] for r in runs.rows]
+            tasks = [rows["task"] for rows in runs.rows]
             told = command(runs.config, leave_out=("output_dir", "seed", "resume", "overwrite"))
+            seconds = sum(row["seconds"] for row in tasks) / len(tasks)
             found.append((
-                f"{network}, {data}", runs.config.net.label, error,
-                _leak(rows, "angle", "chance") if runs.config.net.parts > 1 else "no key",
-                _leak(rows, "inversion", "floor"), _identified(rows),
-                f"`{told}`",
-                f"{duration(sum(seconds) / len(seconds))}, {rows['task']['device']}",
+                f"{network}, {data}", *_reached(runs), f"`{told}`",
+                f"{duration(seconds)}, {runs.attacked['task']['device']}",
             ))  # fmt: skip
-    note = (
-        "Task error: mean and deviation over seeds 0, 1, …, or one seed with its 95 % interval. "
-        "Angle, PSNR: the strongest attack (beside blind guessing; beside the mean image). "
-        "Identified: the attack that most often finds the input among 1,000 candidates."
-    )
-    return Table("Runs", head, found, note)
+    head = ("network, data", *REACHED, "command", "time, device")
+    return Table("Runs", head, found, REACHED_NOTE)
+
+
+def short_table(folders: Iterable[Path]) -> Table:
+    """Runs on part of the training images: what other cuts, weights, encoders and groups do."""
+    found = [
+        (f"{runs.network}, {runs.dataset}", runs.budget, *_reached(runs))
+        for runs in published.collect(folders)
+        if runs.config.data.limit_train is not None
+    ]
+    head = ("network, data", "training", *REACHED)
+    return Table("Variants at a short budget", head, found, REACHED_NOTE)
+
+
+def _reached(runs: Runs) -> tuple[str, ...]:
+    """What a network reaches, and what the attacks on it do: the cells of :data:`REACHED`."""
+    rows = runs.attacked
+    error = runs.cell("task", "error", 100, 2).removesuffix(f" [{runs.number}]")
+    if len(runs.seeds) == 1:
+        numbers = rows["task"]["metrics"]["error"]
+        error += " [{low:.1f}, {high:.1f}]".format(**{k: 100 * numbers[k] for k in ("low", "high")})
+    return (
+        runs.config.net.label, error,
+        _leak(rows, "angle", "chance") if runs.config.net.parts > 1 else "no key",
+        _leak(rows, "inversion", "floor"), _identified(rows),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

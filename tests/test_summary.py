@@ -20,9 +20,9 @@ def numbers(value, width=0.002, **beside):
     return {"value": value, "low": value - width, "high": value + width, **beside}
 
 
-def run(folder, error, *, attacks=(), groups=None, **net):
+def run(folder, error, *, attacks=(), groups=None, limit=None, **net):
     """A finished run as train.py and attack.py leave it."""
-    config = TrainConfig(net=NetConfig(**net), data=DataConfig(groups=groups))
+    config = TrainConfig(net=NetConfig(**net), data=DataConfig(groups=groups, limit_train=limit))
     about = {"victim": folder.name, "seconds": 60.0, "device": "cpu, 1 thread"}
     settings = to_dict(config)
     task = {"error": numbers(error, chance=0.9)}
@@ -130,6 +130,17 @@ def test_the_frontier_sets_use_against_leakage(runs, tmp_path, capsys):
     assert "Use against leakage" in page.read_text()
     with pytest.raises(InputError, match="beside it was attacked"):
         figures.frontier(published.collect([tmp_path / "alone"]), tmp_path / "none.svg")
+
+
+def test_variants_stand_in_a_table_of_their_own(runs, tmp_path):
+    run(tmp_path / "relu", 0.4, limit=500, relu_end=True, attacks=[inversion(21)])
+    (line,) = summary.short_table([runs]).rows
+    assert line[0] == "lenet, digits"
+    assert line[1].startswith("500 images")
+    assert line[2:] == (
+        "complex d=2 decoy ReLU end", "40.00 [39.8, 40.2]", "not attacked", "21.0 (12.0)",
+        "50.0 (0.1)",
+    )  # fmt: skip
 
 
 def test_features_stand_beside_gaussians_and_independent_ones(runs):
