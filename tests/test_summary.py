@@ -216,7 +216,7 @@ def test_the_notebook_shows_what_the_committed_rows_say():
     outputs = [o for cell in notebook["cells"] for o in cell.get("outputs", [])]
     shown = ["".join(o["data"]["text/html"]) for o in outputs if "text/html" in o.get("data", {})]
     folder = [ROOT / "checkpoints"]
-    tables = [summary.verdict_table(folder), summary.main_table(folder)]
+    tables = [f(folder) for f in (summary.verdict_table, summary.main_table, summary.short_table)]
     for table in [*tables, *published.tables(folder)]:
         assert table.as_html() in shown
     assert not [o for o in outputs if o["output_type"] == "error"]
