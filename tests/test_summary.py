@@ -264,6 +264,11 @@ def test_the_write_up_says_what_the_rows_of_packed_groups_say():
     assert f"it is {digits['angle dss']['angle_error']['value']:.2f} rad" in page
     assert f"ends at {image['value']:.1f} dB" in page
     assert f"nothing had been rotated ({image['control']:.1f})" in page
+    _, (sixteen,) = page_and_rows("cifar10-resnet20-short/packed-16")
+    large = {name: sixteen[f"angle {name}"]["angle_error"] for name in ("dss", "angle-regressor")}
+    said = "apart to {value:.2f} rad of {chance:.2f}, where the regressor".format(**large["dss"])
+    assert said in page
+    assert f"finds nothing ({large['angle-regressor']['value']:.2f})" in page
     apart, *angles = (rows["angle dss"]["angle_error"] for rows in (many, most, full))
     clear = many["inversion dss"]["psnr"]
     said = f"too: {apart['value']:.2f} rad of {apart['chance']:.2f}, and {{:.1f}} dB."
