@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from complexnn import checkpoints, cli, figures, gaussianity, published, report, results, summary
+from complexnn import (
+    checkpoints,
+    cli,
+    figures,
+    gaussianity,
+    published,
+    report,
+    results,
+    summary,
+    verdicts,
+)  # fmt: skip
 from complexnn.attacks.pictures import keep_pixels, read_pixels
 from complexnn.config import DataConfig, InputError, NetConfig, TrainConfig, from_dict, to_dict
 from complexnn.networks.anatomy import dissect
@@ -276,6 +286,23 @@ def test_the_write_up_says_what_the_rows_of_packed_groups_say():
     for angle, unit in zip(angles, (" rad", ""), strict=True):
         assert f"({angle['value']:.2f}{unit} of {angle['chance']:.2f})" in page
         assert angle["value"] > 0.95 * angle["chance"]  # next to nothing
+
+
+def test_the_readme_says_what_the_rows_of_noise_say():
+    page = " ".join((ROOT / "README.md").read_text().split())
+    ours = published.collect([ROOT / "checkpoints" / "fashion-lenet"])
+    (found,) = published.by_network(ours).values()
+    said = []
+    for label in ("noisy γ=0.5", "complex d=2 decoy"):
+        errors = [rows["task"]["metrics"]["error"]["value"] for rows in found[label].rows]
+        _, leak = verdicts.strongest(found[label].attacked, "inversion")
+        said += [100 * sum(errors) / len(errors), leak["value"]]
+    noise, reached, rotated, further = said
+    assert (
+        f"leaves {noise:.1f} % error and lets the strongest attack reach {reached:.1f} dB" in page
+    )
+    assert f"the rotation leaves {rotated:.1f} % and lets it reach {further:.1f} dB" in page
+    assert (noise, reached) < (rotated, further)
 
 
 def test_the_write_up_says_what_the_rows_of_images_sent_again_say():
