@@ -219,6 +219,21 @@ def test_span_finds_every_member_among_a_thousand(tmp_path, settings):
         assert (own.min(dim=1).values > others.max(dim=1).values).all()
 
 
+def test_a_query_that_is_a_counterpart_elsewhere_is_no_stranger_there(tmp_path, rng):
+    """The negative control judges strangers: each group here holds the next query, too."""
+    attacker, whole = make_attacker(tmp_path)
+    net, images = attacker.knowledge.net, whole.test.subset(torch.arange(40))
+    (batch,) = images.batches(40, CPU)
+    index = torch.stack([torch.arange(40), torch.arange(40).roll(-1)], dim=1)
+    parts = cF.gather_parts(net.features(batch.images), index)
+    released, key = net.rotate(complexnn.networks.split.Groups(parts, index, 40), generator=rng)
+    seen = Observation(batch, released, key, torch.arange(40))
+    own, other = scoring.score_span(scoring.Scoring(attacker, images), released, seen)
+    assert own["top1"].mean() == 1
+    assert other["share"].min() > 0.9999
+    assert other["top1"].max() == 0
+
+
 def test_shares_are_those_of_a_least_squares_fit(rng):
     released, candidates = torch.randn(4, 3, 2, 4, 4), torch.randn(5, 2, 4, 4)
     got = span.shares(released, candidates)

@@ -160,7 +160,11 @@ def score_span(scoring: Scoring, answer: Tensor, seen: Observation) -> tuple[Mea
     images = seen.images[:, :queries].flatten(0, 1)[:count]
     excluded = scoring._others(seen, members=True)
     found = []
-    for released in (answer, answer.roll(1, dims=0)):
+    # By chance a query is a counterpart in the other group: then it is there, and no stranger.
+    there = torch.zeros(count, dtype=torch.bool)
+    guests = seen.key.members.cpu().roll(1, dims=0).repeat_interleave(queries, dim=0)[:count]
+    guest = (guests == torch.arange(count).unsqueeze(1)).any(dim=1)
+    for released, known in ((answer, there), (answer.roll(1, dims=0), guest)):
         each = released.repeat_interleave(queries, dim=0)[:count]
         measured = {}
         for name, own, gallery in (
@@ -169,7 +173,8 @@ def score_span(scoring: Scoring, answer: Tensor, seen: Observation) -> tuple[Mea
         ):
             mine = span.own_shares(each, scoring._encoded(own))
             others = span.shares(released, gallery).repeat_interleave(queries, dim=0)[:count]
-            measured[name] = (span.ranks(mine, others, excluded) == 1).double()
+            first = span.ranks(mine, others, excluded) == 1
+            measured[name] = (first & ~known.to(first.device)).double()
             if name == "top1":
                 measured["share"] = mine
                 measured["best_other"] = others.masked_fill(excluded, 0).amax(dim=1)
