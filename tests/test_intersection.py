@@ -108,7 +108,6 @@ def test_other_company_is_that_of_other_queries(tmp_path, rng):
 
 
 def test_blind_guessing_of_as_many_directions_as_are_returned():
-
     decoys, packed = complexnn.NetConfig(dim=5), complexnn.NetConfig(dim=5, group="packed")
     assert keys.chance(decoys, answers=1) == pytest.approx(math.pi / 2)
     assert keys.chance(packed, answers=5) == keys.chance(packed)
