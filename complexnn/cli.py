@@ -155,6 +155,7 @@ def make_accelerator(device: str, precision: str = "fp32") -> Accelerator:
             raise InputError(f"device {device!r} is not available here ({reason})") from error
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means 24 bits, not 11, on every device
     AcceleratorState._reset_state(reset_partial_state=True)  # one process may run several commands
     # Without being told, processes of torchrun on CPUs would not find each other.
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
