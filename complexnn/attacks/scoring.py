@@ -79,7 +79,7 @@ class Scoring:
         """Candidates that are the query itself or, with ``members``, of its group:
         ``(queries, N)`` bool, to be left out of the ranking."""
         count, queries = len(self.gallery), seen.key.queries
-        places = seen.index[seen.key.members] if members else None
+        places = seen.index[seen.key.members.cpu()] if members else None
         if members:
             per_group = places.unsqueeze(1).expand(-1, seen.key.directions.shape[1], -1)
             places = per_group.flatten(0, 1)[:queries]
@@ -219,7 +219,7 @@ def score_property(
 def _next_group(seen: Observation) -> Tensor:
     """For each query the place of one that is not in its packed group."""
     shift = seen.key.directions.shape[1]
-    return torch.arange(seen.key.queries, device=seen.released.device).roll(shift)
+    return torch.arange(seen.key.queries).roll(shift)  # on the CPU, where any tensor takes it
 
 
 def blind(scoring: Scoring, family: str) -> dict[str, dict[str, float]]:
