@@ -38,7 +38,7 @@ def gaussian(features: Tensor, gamma: float, generator: Generator | None) -> Ten
     Deviation: the noise is scaled to the feature's own mean square, because a network trained
     against noise of a fixed size outgrows it.
     """
-    source = _source(generator)
+    source = _source(generator, features.device)
     noise = torch.randn(features.shape, generator=source, device=source.device)
     strength = features.detach().square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
     return features + gamma * strength * noise.to(features)
@@ -64,7 +64,7 @@ def laplace(features: Tensor, epsilon: float, generator: Generator | None) -> Te
     count = features[0].numel()
     length = features.abs().sum(dim=(1, 2, 3), keepdim=True)
     clipped = features * (MEAN_BOUND * count / length.clamp(min=1e-12)).clamp(max=1.0)
-    source = _source(generator)
+    source = _source(generator, features.device)
     uniform = torch.rand(features.shape, generator=source, device=source.device) - 0.5
     noise = -uniform.sign() * torch.log1p(-2 * uniform.abs().clamp(max=0.5 - 1e-7))
     return clipped + (2 * MEAN_BOUND * count / epsilon) * noise.to(features)
@@ -72,7 +72,7 @@ def laplace(features: Tensor, epsilon: float, generator: Generator | None) -> Te
 
 def drop(features: Tensor, rate: float, generator: Generator | None) -> Tensor:
     """Entries set to zero with probability ``rate``, the others scaled by 1 / (1 - rate)."""
-    source = _source(generator)
+    source = _source(generator, features.device)
     kept = torch.rand(features.shape, generator=source, device=source.device) >= rate
     return features * kept.to(features) / (1 - rate)
 
@@ -87,8 +87,13 @@ def quantise(features: Tensor, bits: int) -> Tensor:
     return features + (rounded - features).detach()
 
 
-def _source(generator: Generator | None) -> Generator:
-    """The given generator, or for deployment one that the operating system's entropy seeds."""
-    if generator is not None:
-        return generator
-    return Generator().manual_seed(int.from_bytes(os.urandom(8), "little") >> 1)
+def _source(generator: Generator | None, device: torch.device) -> Generator:
+    """The given generator, or for deployment one that the operating system's entropy seeds; for
+    features on a GPU one there that it seeds, since millions of numbers from the CPU would take
+    several times as long as the network."""
+    seeded = int.from_bytes(os.urandom(8), "little") >> 1
+    source = Generator().manual_seed(seeded) if generator is None else generator
+    if source.device.type == device.type:
+        return source
+    seed = torch.randint(2**63 - 1, (), generator=source, device=source.device).item()
+    return Generator(device).manual_seed(seed)

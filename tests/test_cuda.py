@@ -7,6 +7,7 @@ import complexnn
 from complexnn import cli, gaussianity, linearity, offload, training
 from complexnn import functional as cF
 from complexnn.config import NetConfig
+from complexnn.defences import perturb
 from complexnn.networks.registry import ARCHITECTURES
 from complexnn.results import read_rows
 
@@ -50,6 +51,18 @@ def test_servers_turn_with_their_input_and_answer_as_on_the_cpu(arch, variant, f
         assert relative(turned, cF.rotate(net.process(released), turn)) < 1e-5
 
 
+@pytest.mark.parametrize("settings", [{"kind": "noisy"}, {"defence": "laplace"}])
+def test_noise_is_drawn_where_the_features_are(settings):
+    features = torch.randn(8, 16, 16, 16)
+    net = NetConfig(**settings)
+    noise = {}
+    for name in ("cpu", "cuda", "cuda again"):
+        here = features.to(name.split()[0])
+        noise[name] = perturb(here, net, torch.Generator().manual_seed(0)) - here
+    assert torch.equal(noise["cuda"], noise["cuda again"])
+    assert noise["cuda"].std().item() == pytest.approx(noise["cpu"].std().item(), rel=0.05)
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Networks that were trained on the GPU: folders by kind."""
@@ -80,6 +93,8 @@ def test_what_was_trained_on_the_gpu_is_the_same_on_the_cpu(runs):
     assert found[0]["loss"] == pytest.approx(found[1]["loss"], rel=1e-3)
 
 
+# The compiler looks at gradients of what is no leaf.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_half_precision_and_compilation(tmp_path, precision, compiled):
