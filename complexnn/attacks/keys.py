@@ -287,8 +287,7 @@ def _log_cosh(x: Tensor) -> Tensor:
 
 def nearest_orthogonal(matrices: Tensor) -> Tensor:
     """The polar factor: the matrix of orthonormal rows nearest to each, ``(..., n, d)``."""
-    # LAPACK takes many small matrices faster than a GPU does, the way there and back included.
-    left, _, right = torch.linalg.svd(matrices.double().cpu(), full_matrices=False)
+    left, _, right = torch.linalg.svd(matrices.double(), full_matrices=False)
     return (left @ right).to(matrices)
 
 
