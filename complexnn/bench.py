@@ -32,6 +32,7 @@ from complexnn.images import Augmentation, Batch, ImageSet
 from complexnn.networks.anatomy import dissect
 from complexnn.networks.registry import build
 from complexnn.progress import track
+from complexnn.results import device_name
 from complexnn.tables import Table
 from complexnn.training import Training, check_compiler, compile_parts, random_for, train_step
 
@@ -406,7 +407,7 @@ def main(argv: list[str]) -> None:
         print(tables[-1].as_text(), end="\n\n", flush=True)
     share, encrypted = data_share(config), None if quick else ckks_seconds()
     lines = [
-        f"{config.arch}-{config.variant}, {torch.get_num_threads()} threads, "
+        f"{config.arch}-{config.variant}, {device_name(make_accelerator(config.device).device)}, "
         f"torch {torch.__version__}; ratio: to {REFERENCE}, median over {config.rounds} rounds",
         f"data pipeline: {100 * share:.1f} % of an epoch of original is not spent in the network",
     ]

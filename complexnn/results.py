@@ -110,17 +110,21 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def device_name(device: torch.device) -> str:
+    """What a row says it was made on: a GPU's name, or the CPU and its threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        return f"cpu, {threads} thread{'s' if threads > 1 else ''}"
+    return str(device)
+
+
 def stamp(device: torch.device, started: float) -> dict[str, Any]:
     """What every result row says about its making."""
-    name = str(device)
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    elif device.type == "cpu":
-        threads = torch.get_num_threads()
-        name = f"cpu, {threads} thread{'s' if threads > 1 else ''}"
     return {
         "seconds": round(time.time() - started, 1),
-        "device": name,
+        "device": device_name(device),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

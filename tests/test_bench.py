@@ -1,6 +1,8 @@
 """The bench: every network takes its turns, and its measures have known answers."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch
 from complexnn import bench, cli, rivals
 from complexnn.config import NetConfig
 
+ROOT = Path(__file__).parent.parent
 TINY = ["--batch-sizes", "8", "--dims", "2", "--image-size", "12", "--rounds", "2"]
 
 
@@ -83,3 +86,15 @@ def test_libraries_that_are_not_there_are_left_out(monkeypatch):
 def test_senseless_settings_are_refused(flag, capsys):
     assert cli.run(bench.main, [*flag]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_readme_says_what_was_measured_on_a_gpu():
+    text = (ROOT / "assets" / "bench_h100.md").read_text()
+    wanted = re.compile(r"### training step.*?, (fp32|bf16), eager(.*?)\n### ", re.S)
+    ratios = {}
+    for precision, body in wanted.findall(text + "\n### "):
+        (line,) = [x for x in body.splitlines() if x.startswith("| complex packed d=8 |")]
+        ratios[precision] = float(line.split("|")[4])
+    page = " ".join((ROOT / "README.md").read_text().split())
+    said = "{fp32:.1f} times as long as that of `additional` in fp32 and {bf16:.1f} times in bf16"
+    assert said.format(**ratios) in page
