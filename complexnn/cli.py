@@ -311,10 +311,13 @@ def attack_main(argv: list[str]) -> None:
     config = parse(AttackConfig, argv, "attack.py")
     folder = config.run_dir
     accelerator = make_accelerator(config.device)
-    victim, dataset = open_run(config.victim, config.data_dir, accelerator.device)
-    control = None
+    victim, shown = _opened(config.victim, config.data_dir, accelerator.device)
+    control, beside = None, shown
     if config.control is not None:
-        control, other = open_run(config.control, config.data_dir, accelerator.device)
+        control, beside = _opened(config.control, config.data_dir, accelerator.device)
+    dataset = data.load(shown)
+    if beside != shown:  # equal ones are not decoded twice
+        other = data.load(beside)
         if (other.name, other.classes, other.labels) != (
             dataset.name, dataset.classes, dataset.labels,
         ):  # fmt: skip
@@ -353,6 +356,14 @@ def _compare(argv: list[str]) -> None:
 
 def open_run(folder: Path, data_dir: Path | None, device: torch.device) -> tuple[SplitNet, Dataset]:
     """A trained network, ready on ``device``, with its data set."""
+    net, shown = _opened(folder, data_dir, device)
+    return net, data.load(shown)
+
+
+def _opened(
+    folder: Path, data_dir: Path | None, device: torch.device
+) -> tuple[SplitNet, DataConfig]:
+    """A trained network, ready on ``device``, and which data it was trained on."""
     config = results.read_config(folder)
     if not (folder / "model.safetensors").is_file():
         raise InputError(
@@ -363,7 +374,7 @@ def open_run(folder: Path, data_dir: Path | None, device: torch.device) -> tuple
     data_config = from_dict(DataConfig, config["data"])
     if data_dir is not None:
         data_config = dataclasses.replace(data_config, data_dir=data_dir)
-    return net, data.load(data_config)
+    return net, data_config
 
 
 def for_dataset(net: NetConfig, dataset: Dataset) -> NetConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,9 +96,11 @@ REACHED_NOTE = (
 def main_table(folders: Iterable[Path]) -> Table:
     """Every run of the lines with a verdict: what it reaches, what the attacks reach, and the
     command."""
-    found, order = [], get_args(Kind)
+    found, order, machines = [], get_args(Kind), Counter()
     for (network, data, _), labels in lines(published.collect(folders)).items():
         for runs in sorted(labels.values(), key=lambda r: order.index(r.config.net.kind)):
+            attacks = [row for row in runs.attacked.values() if "family" in row]
+            machines.update(row["device"].partition(",")[0] for row in attacks)
             tasks = [rows["task"] for rows in runs.rows]
             told = command(runs.config, leave_out=("output_dir", "seed", "resume", "overwrite"))
             seconds = sum(row["seconds"] for row in tasks) / len(tasks)
@@ -105,8 +108,9 @@ def main_table(folders: Iterable[Path]) -> Table:
                 f"{network}, {data}", *_reached(runs), f"`{told}`",
                 f"{duration(seconds)}, {runs.attacked['task']['device']}",
             ))  # fmt: skip
-    head = ("network, data", *REACHED, "command", "time, device")
-    return Table("Runs", head, found, REACHED_NOTE)
+    head = ("network, data", *REACHED, "command", "trained in, on")
+    where = ", ".join(f"{count} on {machine}" for machine, count in machines.most_common())
+    return Table("Runs", head, found, REACHED_NOTE + f" Attacks, by what they ran on: {where}.")
 
 
 def short_table(folders: Iterable[Path]) -> Table:

@@ -102,6 +102,7 @@ def test_each_run_stands_beside_its_command(runs):
     )  # fmt: skip
     assert by_kind["local"][4] == "not attacked"
     assert by_kind["original"][3] == "no key"
+    assert table.note.endswith("Attacks, by what they ran on: 7 on cpu.")
 
 
 def test_the_tables_are_put_between_the_marks(runs, tmp_path, capsys):
