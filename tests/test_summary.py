@@ -191,6 +191,9 @@ def test_figures_are_drawn_and_their_captions_say_what_they_stand_on(runs, tmp_p
     assert sorted(every) == ["lenet-digits", "lenet-digits-by-parity"]
     shown = every["lenet-digits"]
     assert [r.config.net.kind for r in shown] == ["original", "additional", "complex"]
+    run(tmp_path / "a-short-budget", 0.3, limit=200, attacks=[inversion(20)])  # read first
+    whole = figures.grids(published.collect([tmp_path]))["lenet-digits"]
+    assert [r.config.net.kind for r in whole] == ["original", "additional", "complex"]
     captions = [
         figures.structure(tmp_path / "structure.svg"),
         figures.angles(ours, tmp_path / "angles.svg"),
