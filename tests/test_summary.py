@@ -292,6 +292,23 @@ def test_the_write_up_says_what_the_rows_of_packed_groups_say():
         assert angle["value"] > 0.95 * angle["chance"]  # next to nothing
 
 
+def test_the_pages_say_what_the_rows_of_the_large_network_say():
+    folder = ROOT / "checkpoints" / "cifar10-resnet20" / "complex"
+    rows = {row["name"]: row for row in results.read_rows(folder / "results.jsonl")}
+    _, angle = verdicts.strongest(rows, "angle")
+    _, image = verdicts.strongest(rows, "inversion")
+    readme, attacks = (
+        " ".join((ROOT / name).read_text().split()) for name in ("README.md", "docs/attacks.md")
+    )
+    said = f"is found to {angle['value']:.2f} rad and its inputs to {image['value']:.1f} dB "
+    assert f"{said}({image['control']:.1f} dB without rotation)" in readme
+    made = [row for row in rows.values() if row.get("family") == "inversion"]
+    assert {row["device"] for row in made} == {"NVIDIA H100 80GB HBM3"}
+    worst = "inversion worst case"  # no attack of its own: its row copies another's seconds
+    minutes = sum(row["seconds"] for row in made if row["name"] != worst) / 60
+    assert f"the inversions of the rotated ResNet-20 took {minutes:.0f} minutes" in attacks
+
+
 def test_the_readme_says_what_the_rows_of_noise_say():
     page = " ".join((ROOT / "README.md").read_text().split())
     ours = published.collect([ROOT / "checkpoints" / "fashion-lenet"])
