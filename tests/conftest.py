@@ -4,6 +4,16 @@ import torch
 from complexnn import cli
 
 
+@pytest.fixture(scope="module", autouse=True)
+def on_the_cpu(request):
+    """Only test_cuda.py sees a GPU: elsewhere numbers repeat to the bit, child processes too."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__ != "test_cuda":
+            patch.setattr(torch.cuda, "is_available", lambda: False)
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield
+
+
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)

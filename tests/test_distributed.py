@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from complexnn import cli
 from complexnn.results import read_rows
@@ -49,7 +48,6 @@ def test_two_processes_agree_with_one(tmp_path, arch, group):
 def test_one_writer_and_resume_with_another_number(tmp_path):
     run = tmp_path / "run"
     words = ["--epochs", "1", "--limit-train", "200", "--batch-size", "64"]
-    words += ["--device", "cpu"] if torch.cuda.is_available() else []  # auto must do the same
     out = torchrun(2, ROOT / "train.py", *words, "--output-dir", run)
     assert out.count(f"output: {run}") == 2
     assert len(read_rows(run / "log.jsonl")) == 1
