@@ -283,6 +283,11 @@ def test_the_write_up_says_what_the_rows_of_packed_groups_say():
     said = "apart to {value:.2f} rad of {chance:.2f}, where the regressor".format(**large["dss"])
     assert said in page
     assert f"finds nothing ({large['angle-regressor']['value']:.2f})" in page
+    _, (long,) = page_and_rows("cifar10-resnet20/packed-8")
+    image = long["inversion optimised with key"]["psnr"]
+    said = f"gives eight away to {long['angle dss']['angle_error']['value']:.2f} rad, and"
+    assert f"{said} optimising ends at {image['value']:.1f} dB" in page
+    assert f"({image['control']:.1f} without a rotation)" in page
     apart, *angles = (rows["angle dss"]["angle_error"] for rows in (many, most, full))
     clear = many["inversion dss"]["psnr"]
     said = f"too: {apart['value']:.2f} rad of {apart['chance']:.2f}, and {{:.1f}} dB."
