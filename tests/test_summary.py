@@ -334,6 +334,25 @@ def test_the_readme_says_what_the_rows_of_noise_say(family, gamma):
     assert reached < further
 
 
+@pytest.mark.parametrize("family", ["cifar10-lenet", "fashion-lenet"])
+def test_the_readme_says_what_the_rows_without_critic_say(family):
+    page = " ".join((ROOT / "README.md").read_text().split())
+    said = []
+    for name in ("complex", "no-critic"):
+        folder = ROOT / "checkpoints" / family / name
+        rows = {row["name"]: row for row in results.read_rows(folder / "results.jsonl")}
+        _, angle = verdicts.strongest(rows, "angle")
+        _, image = verdicts.strongest(rows, "inversion")
+        error = 100 * rows["task"]["metrics"]["error"]["value"]
+        said.append((angle["value"], image["value"], error))
+    angles, images, errors = zip(*said, strict=True)
+    wanted = (
+        "angles to {:.3f} and {:.3f} rad, inputs to {:.1f} and {:.1f} dB, at {:.1f} and {:.1f} %"
+    )
+    assert wanted.format(*angles, *images, *errors) in page
+    assert angles[1] < 1.5 * angles[0]  # with the critic the key is no better hidden than that
+
+
 def test_the_write_up_says_what_the_rows_of_images_sent_again_say():
     sent = ("thin4/packed-8", "thin4/packed-32", "thin4/packed-128", "thin1/packed-64")
     runs = (*sent, "thin1/packed-64-private")
