@@ -322,7 +322,7 @@ def frontier(ours: Sequence[Runs], path: Path) -> str:
     axes[1].set_yscale("symlog", linthresh=0.1)
     for number, place in enumerate(shown, start=1):
         net, data = place.runs.network, place.runs.dataset
-        line = f"{number}  {net}, {data}: {place.runs.config.net.label}"
+        line = f"{number}  {net}, {data}: {summary.released(place.runs)}"
         names.text(0, 1 - number / (len(shown) + 1), line, fontsize=7, transform=names.transAxes)
     names.set_axis_off()
     figure.tight_layout()

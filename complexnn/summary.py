@@ -193,7 +193,7 @@ def frontier_table(folders: Iterable[Path]) -> Table:
         shared = {name: getattr(net, name) for name in SHARED}
         plain = dissect(NetConfig(kind="additional", **shared)).flops["processing"]
         lines.append((
-            f"{place.runs.network}, {place.runs.dataset}", net.label,
+            f"{place.runs.network}, {place.runs.dataset}", released(place.runs),
             percent(error),
             f"{share:.0f} [{low:.0f}, {high:.0f}]",
             f"{cost / plain:.2f}",
@@ -230,7 +230,7 @@ def property_table(folders: Iterable[Path]) -> Table:
         blind = 1 - min(error["chance"], error["given_label"])
         control = error.get("control")
         lines.append((
-            f"{runs.network}, {runs.dataset}", _released(runs),
+            f"{runs.network}, {runs.dataset}", released(runs),
             runs.cell("task", "error", 100, 1).removesuffix(f" [{runs.number}]"),
             "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * share for share in right)), name,
             f"{100 * blind:.1f}", "" if control is None else f"{100 * (1 - control):.1f}",
@@ -245,7 +245,7 @@ def property_table(folders: Iterable[Path]) -> Table:
     return Table("Hidden properties", head, lines, note)
 
 
-def _released(runs: Runs) -> str:
+def released(runs: Runs) -> str:
     """What the server sees, and whether no critic helped to train it."""
     rotated = runs.config.net.kind == "complex"
     return runs.config.net.label + (
@@ -262,7 +262,7 @@ def linearity_table(folders: Iterable[Path]) -> Table:
             row = runs.attacked.get("linearity")
             if row is not None:
                 lines.append((
-                    f"{runs.network}, {runs.dataset}", _released(runs),
+                    f"{runs.network}, {runs.dataset}", released(runs),
                     *(percent(row["metrics"][name]) for name in linearity.ERRORS),
                     *(
                         f"{100 * errors[kind]['value']:.1f}" if kind in errors else ""
@@ -294,7 +294,7 @@ def gaussianity_table(folders: Iterable[Path]) -> Table:
         kurtosis.append(gaussianity.unshared(kurtosis[0], net.parts))
         distance = [found[f"epps_pulley_{what}"] for what in (*gaussianity.SHOWN, "gaussian")]
         lines.append((
-            f"{runs.network}, {runs.dataset}", _released(runs),
+            f"{runs.network}, {runs.dataset}", released(runs),
             " / ".join(f"{value:.2f}" for value in kurtosis),
             " / ".join(f"{1000 * value:.1f}" for value in distance),
             "not attacked" if error is None else f"{error['value']:.3f} ({error['chance']:.3f})",

@@ -30,9 +30,10 @@ def numbers(value, width=0.002, **beside):
     return {"value": value, "low": value - width, "high": value + width, **beside}
 
 
-def run(folder, error, *, attacks=(), groups=None, limit=None, **net):
+def run(folder, error, *, attacks=(), groups=None, limit=None, weight=0.05, **net):
     """A finished run as train.py and attack.py leave it."""
-    config = TrainConfig(net=NetConfig(**net), data=DataConfig(groups=groups, limit_train=limit))
+    data = DataConfig(groups=groups, limit_train=limit)
+    config = TrainConfig(net=NetConfig(**net), data=data, adversarial_weight=weight)
     about = {"victim": folder.name, "seconds": 60.0, "device": "cpu, 1 thread"}
     settings = to_dict(config)
     task = {"error": numbers(error, chance=0.9)}
@@ -122,9 +123,11 @@ def test_the_tables_are_put_between_the_marks(runs, tmp_path, capsys):
 
 def test_the_frontier_sets_use_against_leakage(runs, tmp_path, capsys):
     run(tmp_path / "alone", 0.2, arch="lenet5", attacks=[inversion(23)])
+    run(runs / "no-critic", 0.12, weight=0, attacks=[inversion(20)])
     table = summary.frontier_table([runs])
     by_name = {row[1]: row for row in table.rows}
-    assert list(by_name) == ["additional", "complex d=2 decoy", "original"]
+    rotated = ["complex d=2 decoy", "complex d=2 decoy, no critic"]
+    assert sorted(by_name) == ["additional", *rotated, "original"]
     network, _, error, kept, work, leak, found, angle, again = by_name["complex d=2 decoy"]
     assert (network, error, leak, found) == ("lenet, digits", "11.0 [10.8, 11.2]", "8.0", "50.0")
     assert kept == "80 [77, 83]"
