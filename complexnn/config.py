@@ -196,7 +196,7 @@ class NetConfig:
         how = {
             "laplace": f" ε={self.epsilon:g}",
             "dropout": f" {self.drop_rate:g}",
-            "quantise": f" {self.bits} bits",
+            "quantise": f" {self.bits} bit{'s' if self.bits > 1 else ''}",
         }
         if self.defence != "none":
             words.append("+ " + self.defence + how.get(self.defence, ""))
