@@ -91,9 +91,9 @@ def _source(generator: Generator | None, device: torch.device) -> Generator:
     """The given generator, or for deployment one that the operating system's entropy seeds; for
     features on a GPU one there that it seeds, since millions of numbers from the CPU would take
     several times as long as the network."""
-    seeded = int.from_bytes(os.urandom(8), "little") >> 1
-    source = Generator().manual_seed(seeded) if generator is None else generator
-    if source.device.type == device.type:
-        return source
-    seed = torch.randint(2**63 - 1, (), generator=source, device=source.device).item()
+    if generator is None:
+        generator = Generator().manual_seed(int.from_bytes(os.urandom(8), "little") >> 1)
+    if generator.device.type == device.type:
+        return generator
+    seed = torch.randint(2**63 - 1, (), generator=generator, device=generator.device).item()
     return Generator(device).manual_seed(seed)

@@ -105,7 +105,7 @@ def test_half_precision_and_compilation(tmp_path, precision, compiled):
     assert last["train_loss"] < first["train_loss"]
 
 
-def test_goes_on_after_an_interruption(tmp_path):
+def test_goes_on_with_more_epochs(tmp_path):
     flags = ["--device", "cuda", "--output-dir", str(tmp_path)]
     assert cli.run(cli.train_main, ["--epochs", "1", *flags]) == 0
     assert cli.run(cli.train_main, ["--epochs", "2", "--resume", *flags]) == 0

@@ -353,7 +353,9 @@ def test_the_readme_says_what_the_rows_without_critic_say(family):
         "angles to {:.3f} and {:.3f} rad, inputs to {:.1f} and {:.1f} dB, at {:.1f} and {:.1f} %"
     )
     assert wanted.format(*angles, *images, *errors) in page
-    assert angles[1] < 1.5 * angles[0]  # with the critic the key is no better hidden than that
+    # What "changes nothing" may mean: neither key nor image is better hidden with the critic.
+    assert angles[0] < 1.5 * angles[1]
+    assert images[0] > images[1] - 1
 
 
 def test_the_write_up_says_what_the_rows_of_images_sent_again_say():
