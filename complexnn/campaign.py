@@ -14,15 +14,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
 
-from complexnn import checkpoint, data, results
-from complexnn.attacks import roster, suite
+from complexnn import checkpoint, data, estimates, results
+from complexnn.attacks import suite
 from complexnn.cli import parse, run
 from complexnn.config import (
     MAY_CHANGE,
@@ -36,18 +36,12 @@ from complexnn.config import (
 )
 from complexnn.gaussianity import GaussianityConfig
 from complexnn.linearity import LinearityConfig
-from complexnn.networks.anatomy import dissect
-from complexnn.networks.attackers import UNet
-from complexnn.networks.registry import build
 from complexnn.offload import OffloadConfig
 from complexnn.progress import Interrupted, duration
 from complexnn.tables import Table
 
 ROOT = Path(__file__).parent.parent
-# A training step costs about three forward passes; the critic about doubles it.
-BACKWARD, CRITIC = 3.0, 2.0
-# Networks that a family of attacks trains, in units of one decoder.
-ATTACKERS = {"angle": 2, "span": 0, "intersection": 1, "inversion": 6, "property": 3}
+_looked_at = cache(data.plan)  # to list a folder of 50,000 images takes seconds
 
 MEASUREMENTS = {
     "offload": OffloadConfig,
@@ -138,7 +132,7 @@ def _training(flags: list[str]) -> Job:
 def _sized(config: TrainConfig) -> NetConfig:
     """The network with the images that it will get, where they can be looked at."""
     try:
-        _, (channels, *size), labels = data.plan(config.data)
+        _, (channels, *size), labels = _looked_at(config.data)
     except InputError:
         return config.net
     each = {"in_channels": channels, "mean": (0.5,) * channels, "std": (0.25,) * channels}
@@ -161,68 +155,26 @@ def _attacking(flags: list[str], trained: dict[Path, Job]) -> Job:
     )
     if finished:
         victim_hash = checkpoint.sha256(weights)
-        finished = suite.done(config, net, victim_hash, hidden=_hidden(data_config))
+        finished = suite.done(config, net, victim_hash, hidden=hidden(data_config))
     return Job(words, config, data_config, net, finished)
 
 
-def _hidden(data_config: DataConfig) -> bool:
+def hidden(data_config: DataConfig) -> bool:
     return data_config.groups is not None or data_config.dataset == "celeba"
 
 
 # -------------------------------------------------------------------------------- estimates
 
 
-def throughput(device: torch.device) -> float:
-    """Forward FLOPs per second while ResNet-20 trains, measured for about a second."""
-    net = build("resnet20", kind="additional").to(device).train()
-    images = torch.rand(32, 3, 32, 32, device=device)
-    flops = sum(dissect(net.config).flops.values()) * len(images)
-
-    def step() -> None:
-        net(images, generator=torch.Generator()).sum().backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    step()
-    started, steps = time.monotonic(), 0
-    while time.monotonic() - started < 1:
-        step()
-        steps += 1
-    return BACKWARD * flops * steps / (time.monotonic() - started)
-
-
-def estimate(job: Job, rate: float) -> tuple[float, float]:
+def estimate(job: Job, device: torch.device) -> tuple[float, float]:
     """Seconds and megabytes that a job takes, both rough."""
     if job.config is None or job.finished:
         return 0.0, 0.0
-    counted = dissect(job.net)
-    forward = sum(counted.flops.values())
-    weights = 4e-6 * sum(counted.parameters.values())
     if isinstance(job.config, TrainConfig):
-        images = data.plan(job.data)[0] * job.config.epochs
-        critic = job.net.kind == "complex" and job.config.adversarial_weight > 0
-        cost = BACKWARD * forward * (CRITIC if critic else 1.0)
-        # The weights, and two states of weights and two moments each.
-        return images * cost / rate, 7 * weights + 1
-    every = roster.chosen(job.config, job.net, hidden=_hidden(job.data))
-    attackers = sum(ATTACKERS[name] for name in {attack.family for attack in every})
-    spend = job.config.spend
-    unet, size = _unet_costs(job.net, spend.width)
-    cost = BACKWARD * unet + counted.flops["encoder"]
-    training = attackers * spend.steps * job.config.batch_size * cost
-    optimised = spend.slow_images * min(spend.slow_draws, job.config.draws)
-    searching = 2 * optimised * spend.iterations * (1 + spend.restarts) * counted.flops["encoder"]
-    return (training + BACKWARD * searching) / rate, attackers * size + 10
-
-
-def _unet_costs(net: NetConfig, width: int) -> tuple[float, float]:
-    """FLOPs of one pass and megabytes of an attacker's decoder."""
-    with torch.device("meta"):
-        model = UNet(net.parts * 16, (net.in_channels, *net.image_size), width=width)
-        with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
-            model(torch.empty(1, net.parts * 16, *net.image_size))
-    parameters = sum(p.numel() for p in model.parameters())
-    return counter.get_total_flops(), 4e-6 * parameters
+        flops, size = estimates.training(job.config, job.net, _looked_at(job.data)[0])
+    else:
+        flops, size = estimates.attacking(job.config, job.net, hidden=hidden(job.data))
+    return estimates.START + flops / estimates.throughput(device, job.config.precision), size
 
 
 def check_disk(needed: float) -> None:
@@ -249,8 +201,8 @@ def main(argv: list[str]) -> None:
     if missing and config.available:
         jobs = [job for job in jobs if job.data not in missing]
     gpu = config.device in ("auto", "cuda") and torch.cuda.is_available()
-    rate = throughput(torch.device("cuda" if gpu else "cpu")) if _unfinished(jobs) else 1.0
-    costs = [estimate(job, rate) if job.data not in missing else (0.0, 0.0) for job in jobs]
+    device = torch.device("cuda" if gpu else "cpu")
+    costs = [estimate(job, device) if job.data not in missing else (0.0, 0.0) for job in jobs]
     downloads = sum({place: size for place, size in places.values()}.values())
     disk = sum(size for _, size in costs) + downloads
     if config.dry_run:

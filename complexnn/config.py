@@ -320,7 +320,7 @@ class Budget:
     """What the attackers of one victim may spend."""
 
     steps: int  # of training, for each network
-    width: int  # channels of the decoders' first level; classifiers have twice as many
+    width: int  # channels of the decoders' first level and of the classifiers
     images: int  # test images that attacks are judged on, at most
     slow_images: int  # the same for attacks that search or optimise for each image
     slow_draws: int  # and their draws of keys and counterparts, at most

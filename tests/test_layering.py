@@ -26,6 +26,7 @@ ROWS = [
         "summary",
         "figures",
         "campaign",
+        "estimates",
         "checkpoints",
     ],
 ]

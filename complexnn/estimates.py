@@ -1,0 +1,152 @@
+"""How long a training or an attack will take, and how much disk: rough, before it starts.
+
+Time is arithmetic over a speed measured here: convolutions make up nearly all of it. What a run
+needs is counted, on the meta device, from the networks that it will build.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from functools import cache, partial
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from complexnn.attacks import dss, keys, roster
+from complexnn.config import AttackConfig, Budget, NetConfig, TrainConfig
+from complexnn.networks.anatomy import dissect
+from complexnn.networks.attackers import AngleRegressor, PropertyClassifier, UNet
+from complexnn.networks.modules import Critic
+from complexnn.networks.registry import build, topology
+
+Shape = tuple[int, ...]
+# A training step costs about three forward passes; the critic about doubles it.
+BACKWARD, CRITIC = 3.0, 2.0
+START = 15.0  # seconds until a command has read its images
+
+
+@cache
+def throughput(device: torch.device, precision: str) -> float:
+    """Forward FLOPs per second while ResNet-20 trains, measured for about a second."""
+    low = torch.float16 if precision == "fp16" else torch.bfloat16
+    autocast = torch.autocast(device.type, low, enabled=precision != "fp32")
+    net = build("resnet20", kind="additional").to(device).train()
+    images = torch.rand(32, 3, 32, 32, device=device)
+    flops = sum(dissect(net.config).flops.values()) * len(images)
+
+    def step() -> None:
+        with autocast:
+            logits = net(images, generator=torch.Generator())
+        logits.float().sum().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    step()
+    started, steps = time.monotonic(), 0
+    while time.monotonic() - started < 1:
+        step()
+        steps += 1
+    return BACKWARD * flops * steps / (time.monotonic() - started)
+
+
+def training(config: TrainConfig, net: NetConfig, images: int) -> tuple[float, float]:
+    """FLOPs and megabytes of training ``net`` on ``images`` images for all epochs."""
+    counted = dissect(net)
+    critic = net.kind == "complex" and config.adversarial_weight > 0
+    cost = BACKWARD * sum(counted.flops.values()) * (CRITIC if critic else 1.0)
+    weights = 4e-6 * sum(counted.parameters.values())
+    # The weights, and two states of weights and two moments each.
+    return images * config.epochs * cost, 7 * weights + 1
+
+
+def attacking(config: AttackConfig, net: NetConfig, *, hidden: bool) -> tuple[float, float]:
+    """FLOPs and megabytes of the attacks that ``config`` asks for on a victim like ``net``."""
+    attacks, spend, counted = roster.chosen(config, net, hidden=hidden), config.spend, dissect(net)
+    encoder = counted.flops["encoder"]
+    networks = _networks(net, spend)
+    passes = {name: _pass(*networks[name]) for name in _trained(attacks, net)}
+    seen = spend.steps * config.batch_size  # images that train one network
+    flops = sum(seen * (BACKWARD * cost + encoder) for cost, _ in passes.values())
+    for attack in attacks:
+        images, draws = spend.images, config.draws
+        if attack.slow:
+            images, draws = spend.slow_images, min(spend.slow_draws, draws)
+        flops += images * draws * _answer(attack, net, spend, passes, encoder)
+    return flops, sum(size for _, size in passes.values()) + 10
+
+
+def _trained(attacks: Collection[roster.Attack], net: NetConfig) -> set[str]:
+    """Names of the networks that attacks train, those included which recover features."""
+    found = {name for attack in attacks for name in attack.needs}
+    found |= {a.name for a in attacks if a.family == "property" and not a.name.endswith("-nn")}
+    if net.parts == 1:
+        return {"released_decoder" if name == "feature_decoder" else name for name in found}
+    by_key = ("feature_decoder", "property features", "property reconstructions")
+    if found.intersection(by_key):
+        found |= {"regressor", "judge"}
+    return found
+
+
+def _networks(
+    net: NetConfig, spend: Budget
+) -> dict[str, tuple[Callable[[], nn.Module], Shape, int]]:
+    """The networks that attackers train, by name: how each is made, what one pass is shown, and how
+    many queries it answers."""
+    image, (channels, *size) = (net.in_channels, *net.image_size), topology(net).released
+    parts, queries, width = net.parts, net.queries, spend.width
+    all_parts = (1, parts * channels, *size)
+
+    def decoder(seen: int, images: int = 1) -> Callable[[], nn.Module]:
+        return partial(UNet, seen, image, images=images, width=width)
+
+    def classifier(seen: int) -> Callable[[], nn.Module]:
+        return partial(PropertyClassifier, seen, net.num_classes, width=width)
+
+    released = decoder(parts * channels, queries), all_parts, queries
+    feature = decoder(channels), (1, channels, *size), 1
+    images = classifier(net.in_channels), (1, *image), 1
+    regressor = partial(AngleRegressor, parts, channels, size, vectors=keys.candidates(net))
+    return {
+        "released_decoder": released,
+        "substitute_decoder": released,
+        "set_decoder": (decoder(parts * channels, net.dim), all_parts, queries),
+        "feature_decoder": feature,
+        "denoiser": feature,
+        "regressor": (regressor, (1, parts, channels, *size), queries),
+        "judge": (partial(Critic, channels, tuple(size)), (3, channels, *size), 1),
+        "property images": images,
+        "property reconstructions": images,
+        "property dss": images,
+        "property features": (classifier(channels), (1, channels, *size), 1),
+        "property released": (classifier(parts * channels), all_parts, queries),
+    }
+
+
+def _pass(make: Callable[[], nn.Module], shown: Shape, queries: int) -> tuple[float, float]:
+    """FLOPs of one pass for one query, and megabytes of weights."""
+    with torch.device("meta"):
+        model = make().eval()
+        with FlopCounterMode(display=False) as counter:
+            model(torch.empty(shown))
+    return counter.get_total_flops() / queries, 4e-6 * sum(p.numel() for p in model.parameters())
+
+
+def _answer(
+    attack: roster.Attack,
+    net: NetConfig,
+    spend: Budget,
+    passes: dict[str, tuple[float, float]],
+    encoder: float,
+) -> float:
+    """FLOPs of one answer for one query."""
+    if "optimised" in attack.name:
+        return BACKWARD * (1 + spend.restarts) * spend.iterations * encoder
+    if "dss" in attack.name and attack.family != "property":
+        views = net.parts / net.queries  # all of a group's, for each of its queries
+        again = (1 + spend.restarts) * (dss.ITERATIONS + 2)
+        return views * again * (passes["denoiser"][0] + encoder)
+    if attack.family == "intersection" or "mean" in attack.name:
+        return spend.repeats * encoder
+    return encoder + sum(passes[name][0] for name in attack.needs if name in passes)

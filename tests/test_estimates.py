@@ -1,0 +1,60 @@
+"""Estimates against what published attacks took."""
+
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+
+from complexnn import campaign, estimates, results
+from complexnn.attacks import roster
+from complexnn.config import AttackConfig, NetConfig, TrainConfig, from_dict
+
+PUBLISHED = Path(__file__).parent.parent / "checkpoints"
+
+
+def whole_attacks():
+    """Settings, victim, whether a property is hidden, and seconds of every published `all` that
+    ran on a CPU and went through in one command."""
+    for folder in sorted(p.parent for p in PUBLISHED.rglob("results.jsonl")):
+        victim = from_dict(TrainConfig, results.read_config(folder))
+        runs = {}
+        for row in results.read_rows(folder / "results.jsonl"):
+            if row["config"].get("attack") == "all" and row["device"].startswith("cpu"):
+                runs.setdefault(row["config"]["budget"], []).append(row)
+        for rows in runs.values():
+            config, hidden = (
+                from_dict(AttackConfig, rows[0]["config"]),
+                campaign.hidden(victim.data),
+            )
+            expected = roster.chosen(config, victim.net, hidden=hidden)
+            if {a.name for a in expected} <= {row["name"] for row in rows}:
+                yield config, victim.net, hidden, sum(row["seconds"] for row in rows)
+
+
+def test_published_attacks_took_about_the_estimated_time():
+    """One speed explains them all, within a factor of six either way; they ran on shared cores."""
+    speeds = []
+    for config, net, hidden, seconds in whole_attacks():
+        flops, _ = estimates.attacking(config, net, hidden=hidden)
+        speeds.append(flops / seconds)
+    middle = statistics.median(speeds)
+    assert len(speeds) > 10
+    assert max(speeds) < 6 * middle
+    assert min(speeds) > middle / 6
+
+
+def test_half_the_attacks_take_less():
+    net = NetConfig("lenet", kind="complex", dim=8, group="packed")
+    config = {"attack": "all", "victim": Path("run"), "budget": "quick"}
+    whole, size = estimates.attacking(AttackConfig(**config), net, hidden=True)
+    part, part_size = estimates.attacking(AttackConfig(**config, only="dec(x)"), net, hidden=True)
+    assert 0 < part < whole / 4
+    assert part_size < size
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_throughput_is_measured_once(precision):
+    first = estimates.throughput(torch.device("cpu"), precision)
+    assert first > 0
+    assert estimates.throughput(torch.device("cpu"), precision) == first
