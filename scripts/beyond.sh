@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Beyond the paper: what rotation can hide, mapped on networks with a thin device and a small
 # release, beside the defences it competes with; how linear rotated servers and how Gaussian features
-# are; and interactive offload. About six hours on one core. Flags: --dry-run, --device, ...
+# are; and interactive offload. About nine hours on one core. Flags: --dry-run, --device, ...
 #
 # CIFAR-10 as JPEGs is an image folder, see scripts/readme_numbers.sh; CIFAR10_JPEG=DIR tells where
 # it lies.
@@ -9,11 +9,13 @@ set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 
 root=runs/reproduction/beyond
-flags="--dataset folder --data-dir $(printf %q "${CIFAR10_JPEG:-data/cifar10-jpeg}") --epochs 5"
+flags="--dataset folder --data-dir $(printf %q "${CIFAR10_JPEG:-data/cifar10-jpeg}")"
 
-# train ARCH NAME FLAGS...
+# train [full/]ARCH NAME FLAGS...: five epochs, or as many as the README's networks.
 train() {
-    echo "train.py $flags --arch $1 ${*:3} --precision bf16 --output-dir $root/$1/$2"
+    local epochs=5
+    [[ $1 == full/* ]] && epochs=40
+    echo "train.py $flags --epochs $epochs --arch ${1#full/} ${*:3} --precision bf16 --output-dir $root/$1/$2"
 }
 
 # rotated ARCH NAME FLAGS...: without the critic, which hides nothing and doubles the work.
@@ -54,6 +56,13 @@ trainings() {
     done
     rotated thin4 kinds-decoy-2 --groups scripts/cifar10_kinds.json
     rotated thin4 kinds-packed-8 --group packed --dim 8 --groups scripts/cifar10_kinds.json
+    # Is it the short training? What keeps most and what hides most, eight times as long.
+    for arch in full/thin4 full/thin1; do
+        train "$arch" additional --kind additional
+        train "$arch" local --kind local
+    done
+    rotated full/thin4 packed-8-mixing --group packed --dim 8 --gate mixing
+    rotated full/thin1 packed-64 --group packed --dim 64
 }
 
 # attack WHAT VICTIM BUDGET FLAGS...: with the unprotected network beside it.
@@ -67,20 +76,22 @@ attack() {
 
 attacks() {
     for victim in thin4/{additional,decoy-2{,-mixing},packed-{2,8,8-mixing,8-decoder}} \
-        thin4/{noisy-{0.5,1.0,2.0},quantise,nopeek,decoder} thin1/additional thin4/kinds-{additional,decoy-2,packed-8}; do
+        thin4/{noisy-{0.5,1.0,2.0},quantise,nopeek,decoder} thin1/additional thin4/kinds-{additional,decoy-2,packed-8} \
+        full/thin4/{additional,packed-8-mixing} full/thin1/additional; do
         attack all "$victim" quick
     done
     # Searches for each of many keys would take hours.
-    for victim in thin4/packed-{32,128} thin1/packed-64{,-private}; do
+    for victim in thin4/packed-{32,128} thin1/packed-64{,-private} full/thin1/packed-64; do
         attack span "$victim" quick
         attack inversion "$victim" quick --only "'dec(x)'"
     done
     # The denoiser is far from finished after a quick budget.
-    for victim in thin4/packed-{8,8-decoder,32,128} thin1/packed-64{,-private}; do
+    for victim in thin4/packed-{8,8-decoder,32,128} thin1/packed-64{,-private} \
+        full/thin4/packed-8-mixing full/thin1/packed-64; do
         attack angle "$victim" standard --only dss
         attack inversion "$victim" standard --only dss
     done
-    for victim in thin4/packed-{32,128} thin1/packed-64{,-private}; do
+    for victim in thin4/packed-{32,128} thin1/packed-64{,-private} full/thin1/packed-64; do
         attack intersection "$victim" standard # eight releases
     done
     attack property thin4/kinds-packed-8 standard --only dss
@@ -89,7 +100,7 @@ attacks() {
     attack angle thin4/packed-8-decoder standard --only dss --steps 4000
     for victim in thin4/{decoy-2{,-mixing},packed-{2,8,32,128},packed-8-mixing} \
         thin4-linear/{decoy-2{,-mixing},packed-8} thin4/kinds-{decoy-2,packed-8} \
-        thin1/packed-64{,-private}; do
+        thin1/packed-64{,-private} full/thin4/packed-8-mixing full/thin1/packed-64; do
         echo "linearity --victim $root/$victim"
         echo "gaussianity --victim $root/$victim"
     done
