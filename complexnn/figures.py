@@ -248,7 +248,7 @@ def _hidden(axis: Axes, members: list[Runs]) -> None:
             blind = min(numbers["chance"], numbers["given_label"])
             axis.axvline(blind, color=RED, linestyle="--", linewidth=1)
         task = 100 * statistics.mean(runs.values("task", "error"))
-        label = f"{_kind(runs)} (task error {task:.1f} %)"
+        label = f"{runs.released} (task error {task:.1f} %)"
         axis.plot([], [], marker=look[1], color=look[0], label=label)
     axis.set_yticks(range(len(ticks)), [t.removeprefix("property ") for t in ticks])
     axis.invert_yaxis()
@@ -263,23 +263,34 @@ def leakage(ours: Sequence[Runs], path: Path) -> str:
     shown = [runs for runs in ours if verdicts.strongest(runs.attacked, "inversion")]
     if not shown:
         raise InputError("no network's inputs were attacked: run attack.py inversion on one")
-    groups: dict[tuple[str, str], list[Runs]] = {}
+    groups: dict[str, list[Runs]] = {}
     for runs in shown:
-        groups.setdefault((runs.network, runs.dataset), []).append(runs)
+        groups.setdefault(runs.trained, []).append(runs)
+    lines = math.ceil(len(groups) / 2)
     figure, axes = plt.subplots(
-        1, len(groups), figsize=(3.6 * len(groups), 3.6), squeeze=False, sharey=True
+        lines, 4, figsize=(12.6, 2.7 * lines), squeeze=False, width_ratios=(3, 3.4, 3, 3.4)
     )
-    for axis, ((network, data), members) in zip(axes[0], groups.items(), strict=True):
-        for place, runs in enumerate(members):
-            height = (5, -10, 14, -19)[place % 4]  # points that lie close keep their names apart
-            point(axis, runs.attacked, LOOKS[runs.config.net.kind], _kind(runs), height)
+    places = {}
+    for axis, names in axes.reshape(-1, 2)[len(groups) :]:
+        axis.set_axis_off()
+        names.set_axis_off()
+    for (axis, names), (title, members) in zip(axes.reshape(-1, 2), groups.items(), strict=False):
+        looks = [LOOKS[runs.config.net.kind] for runs in members]
+        places[axis] = [
+            _point(axis, runs.attacked, look) for runs, look in zip(members, looks, strict=True)
+        ]
         axis.axhline(0, color="#999999", linewidth=1, linestyle="--")
-        axis.set_title(f"{network}, {data}", fontsize=9)
+        axis.set_title(title, fontsize=9, loc="left")
         axis.set_xlabel("task error in %", fontsize=8)
-        axis.margins(x=0.2)
+        axis.set_ylabel("PSNR above the\nmean image in dB", fontsize=8)
+        axis.margins(x=0.15, y=0.2)
         _bare(axis)
-    axes[0][0].set_ylabel("strongest inversion:\nPSNR above the mean image in dB", fontsize=8)
-    figure.tight_layout()
+        _named(names, [runs.released for runs in members])
+    figure.subplots_adjust(
+        wspace=0.12, hspace=0.5
+    )  # a tight layout makes room for long names twice
+    for axis, points in places.items():
+        _numbered(axis, points)
     _save(figure, path)
     rows = [r.attacked["inversion dec(x)"] for r in shown]
     images, draws = (max(row[what] for row in rows) for what in ("images", "draws"))
@@ -320,17 +331,13 @@ def frontier(ours: Sequence[Runs], path: Path) -> str:
         axis.margins(x=0.15, y=0.15)
         _bare(axis)
     axes[1].set_yscale("symlog", linthresh=0.1)
-    for number, place in enumerate(shown, start=1):
-        net, data = place.runs.network, place.runs.dataset
-        line = f"{number}  {net}, {data}: {summary.released(place.runs)}"
-        names.text(0, 1 - number / (len(shown) + 1), line, fontsize=7, transform=names.transAxes)
-    names.set_axis_off()
+    _named(names, [f"{place.runs.trained}: {place.runs.released}" for place in shown])
     figure.tight_layout()
     for axis, leaks in zip(axes, (above, found), strict=True):
         _numbered(axis, [(100 * p.kept[0], k["value"]) for p, k in zip(shown, leaks, strict=True)])
     _save(figure, path)
     images = max(place.runs.attacked["task"]["images"] for place in shown)
-    where = ", ".join(dict.fromkeys(f"{p.runs.network} on {p.runs.dataset}" for p in shown))
+    where = "; ".join(dict.fromkeys(place.runs.trained for place in shown))
     return (
         f"Defences ({where}): the share of the server's worth that is kept (0 %: no better than "
         "the control `local`; 100 %: as good as without a defence) against the strongest "
@@ -354,6 +361,14 @@ def _placed(axis: Axes, place: summary.Place, leak: dict[str, float]) -> None:
     )  # fmt: skip
 
 
+def _named(axis: Axes, names: Sequence[str]) -> None:
+    """What the numbers of :func:`_numbered` stand for, in the place of a panel."""
+    for number, name in enumerate(names, start=1):
+        height = 1 - number / (max(len(names), 12) + 1)
+        axis.text(0, height, f"{number}  {name}", fontsize=6.5, transform=axis.transAxes)
+    axis.set_axis_off()
+
+
 def _numbered(axis: Axes, points: Sequence[tuple[float, float]]) -> None:
     """A number at each point, on no other point or number; a line leads where it had to move."""
     centres = axis.transData.transform(points) * 72 / axis.figure.dpi
@@ -374,34 +389,32 @@ def _numbered(axis: Axes, points: Sequence[tuple[float, float]]) -> None:
         )  # fmt: skip
 
 
-def point(
-    axis: Axes, rows: verdicts.Rows, look: tuple[str, str], label: str, height: int = 5
-) -> None:
-    """One network's task error and leakage, with both intervals.
-
-    Raises:
-        InputError: the network's inputs were not attacked.
-    """
-    found = verdicts.strongest(rows, "inversion")
-    if found is None:
-        raise InputError(f"{label}: run attack.py inversion first")
-    error, leak = rows["task"]["metrics"]["error"], found[1]
+def _point(axis: Axes, rows: verdicts.Rows, look: tuple[str, str]) -> tuple[float, float]:
+    """One network's task error and leakage, with both intervals, and where that is."""
+    error, (_, leak) = rows["task"]["metrics"]["error"], verdicts.strongest(rows, "inversion")
     x, y = 100 * error["value"], leak["value"] - leak["floor"]
     axis.errorbar(
         x, y, marker=look[1], color=look[0], capsize=2, linewidth=1,
         xerr=[[x - 100 * error["low"]], [100 * error["high"] - x]],
         yerr=[[leak["value"] - leak["low"]], [leak["high"] - leak["value"]]],
     )  # fmt: skip
-    axis.annotate(label, (x, y), textcoords="offset points", xytext=(5, height), fontsize=7)
+    return x, y
 
 
 def comparison(folders: Sequence[Path], path: Path) -> None:
-    """The same for a few run folders, whatever their data: ``attack.py compare``."""
+    """The same for a few run folders, whatever their data: ``attack.py compare``.
+
+    Raises:
+        InputError: the inputs of one of them were not attacked.
+    """
     figure, axis = plt.subplots(figsize=(6.4, 4.2))
     for folder in folders:
         rows = verdicts.newest(folder)
         net = from_dict(NetConfig, rows["task"]["config"]["net"])
-        point(axis, rows, LOOKS[net.kind], net.label)
+        if verdicts.strongest(rows, "inversion") is None:
+            raise InputError(f"{net.label}: run attack.py inversion first")
+        spot = _point(axis, rows, LOOKS[net.kind])
+        axis.annotate(net.label, spot, textcoords="offset points", xytext=(5, 5), fontsize=7)
     axis.axhline(0, color="#999999", linewidth=1, linestyle="--")
     axis.set_xlabel("task error in %")
     axis.set_ylabel("strongest inversion: PSNR above the mean image in dB")
@@ -415,10 +428,5 @@ def _attacks(runs: Runs, family: str, metric: str) -> list[dict[str, Any]]:
     return [r for r in rows if r.get("family") == family and metric in r["metrics"]]
 
 
-def _kind(runs: Runs) -> str:
-    trained = runs.config.adversarial_weight or runs.config.net.kind != "complex"
-    return runs.config.net.label + ("" if trained else ", no adversarial term")
-
-
 def _short(runs: Runs) -> str:
-    return f"{runs.network}, {runs.dataset}, {_kind(runs)}"
+    return f"{runs.network}, {runs.dataset}, {runs.released}"

@@ -76,6 +76,20 @@ class Runs:
         return name if data.groups is None else f"{name} by {Path(data.groups).stem}"
 
     @property
+    def trained(self) -> str:
+        """On what, and for how long: the same for runs that may be compared with each other."""
+        limit = self.config.data.limit_train
+        images = "" if limit is None else f" of {limit:,} images"
+        return f"{self.network}, {self.dataset}, {self.config.epochs} epochs{images}"
+
+    @property
+    def released(self) -> str:
+        """What the server sees, and whether no critic helped to train it."""
+        rotated = self.config.net.kind == "complex"
+        critic = not rotated or self.config.adversarial_weight
+        return self.config.net.label + ("" if critic else ", no critic")
+
+    @property
     def budget(self) -> str:
         limit = self.config.data.limit_train
         images = "all images" if limit is None else f"{limit:,} images"
@@ -186,7 +200,7 @@ def by_network(ours: list[Runs]) -> dict[tuple[str, str, str], dict[str, Runs]]:
     adversarial term stand apart."""
     lines: dict[tuple[str, str, str], dict[str, Runs]] = defaultdict(dict)
     for runs in ours:
-        if runs.config.adversarial_weight or runs.config.net.kind != "complex":
+        if runs.released == runs.config.net.label:
             lines[runs.network, runs.dataset, runs.budget][runs.config.net.label] = runs
     return lines
 
@@ -324,12 +338,10 @@ def _further(ours: list[Runs]) -> Table:
     lines = []
     for runs in ours:
         own_column = runs.config.net.label in (*KINDS, "local")
-        trained = runs.config.adversarial_weight or runs.config.net.kind != "complex"
-        if own_column and trained:
+        if own_column and runs.released == runs.config.net.label:
             continue
-        label = runs.config.net.label + ("" if trained else ", no adversarial term")
         lines.append((
-            runs.network, runs.dataset, runs.budget, label,
+            runs.network, runs.dataset, runs.budget, runs.released,
             runs.cell("task", "error", 100, 2),
             runs.best_cell("angle", "angle_error") if runs.config.net.parts > 1 else "no key",
             runs.best_cell("inversion", "rmse"),

@@ -193,7 +193,7 @@ def frontier_table(folders: Iterable[Path]) -> Table:
         shared = {name: getattr(net, name) for name in SHARED}
         plain = dissect(NetConfig(kind="additional", **shared)).flops["processing"]
         lines.append((
-            f"{place.runs.network}, {place.runs.dataset}", released(place.runs),
+            place.runs.trained, place.runs.released,
             percent(error),
             f"{share:.0f} [{low:.0f}, {high:.0f}]",
             f"{cost / plain:.2f}",
@@ -204,7 +204,8 @@ def frontier_table(folders: Iterable[Path]) -> Table:
                 for family in ("angle", "intersection")
             ),
         ))  # fmt: skip
-    head = ("network, data", "released", "task error in %", "kept of the server's worth in %",
+    head = ("network, data, training", "released", "task error in %",
+            "kept of the server's worth in %",
             "server's work", "strongest inversion, dB above the mean image", "identified in %",
             "angle error in rad", "the same of images sent again")  # fmt: skip
     note = (
@@ -230,12 +231,12 @@ def property_table(folders: Iterable[Path]) -> Table:
         blind = 1 - min(error["chance"], error["given_label"])
         control = error.get("control")
         lines.append((
-            f"{runs.network}, {runs.dataset}", released(runs),
+            runs.trained, runs.released,
             runs.cell("task", "error", 100, 1).removesuffix(f" [{runs.number}]"),
             "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * share for share in right)), name,
             f"{100 * blind:.1f}", "" if control is None else f"{100 * (1 - control):.1f}",
         ))  # fmt: skip
-    head = ("network, data", "released", "task error in %", "property inferred in %",
+    head = ("network, data, training", "released", "task error in %", "property inferred in %",
             "strongest attack", "from the answer alone", "without rotation")  # fmt: skip
     note = (
         "Inferred: how often the strongest attack names the hidden class. From the answer alone: "
@@ -243,14 +244,6 @@ def property_table(folders: Iterable[Path]) -> Table:
         "`additional`."
     )
     return Table("Hidden properties", head, lines, note)
-
-
-def released(runs: Runs) -> str:
-    """What the server sees, and whether no critic helped to train it."""
-    rotated = runs.config.net.kind == "complex"
-    return runs.config.net.label + (
-        ", no critic" if rotated and not runs.config.adversarial_weight else ""
-    )
 
 
 def linearity_table(folders: Iterable[Path]) -> Table:
@@ -262,14 +255,20 @@ def linearity_table(folders: Iterable[Path]) -> Table:
             row = runs.attacked.get("linearity")
             if row is not None:
                 lines.append((
-                    f"{runs.network}, {runs.dataset}", released(runs),
+                    runs.trained, runs.released,
                     *(percent(row["metrics"][name]) for name in linearity.ERRORS),
                     *(
                         f"{100 * errors[kind]['value']:.1f}" if kind in errors else ""
                         for kind in ("local", "additional")
                     ),
                 ))  # fmt: skip
-    head = ("network, data", "released", *linearity.ERRORS.values(), "`local`", "`additional`")
+    head = (
+        "network, data, training",
+        "released",
+        *linearity.ERRORS.values(),
+        "`local`",
+        "`additional`",
+    )
     note = (
         "Task error in %: with the matrix B(G) of the query's own group, which is the network as "
         "it is; of groups that do not hold it (8 of validation images, the mean of their errors); "
@@ -294,12 +293,12 @@ def gaussianity_table(folders: Iterable[Path]) -> Table:
         kurtosis.append(gaussianity.unshared(kurtosis[0], net.parts))
         distance = [found[f"epps_pulley_{what}"] for what in (*gaussianity.SHOWN, "gaussian")]
         lines.append((
-            f"{runs.network}, {runs.dataset}", released(runs),
+            runs.trained, runs.released,
             " / ".join(f"{value:.2f}" for value in kurtosis),
             " / ".join(f"{1000 * value:.1f}" for value in distance),
             "not attacked" if error is None else f"{error['value']:.3f} ({error['chance']:.3f})",
         ))  # fmt: skip
-    head = ("network, data", "released",
+    head = ("network, data, training", "released",
             "excess kurtosis: an image's features / a released part / were parts independent",
             "Epps-Pulley × 1000: features / released / Gaussian numbers",
             "angle error of `ica` in rad")  # fmt: skip

@@ -30,10 +30,10 @@ def numbers(value, width=0.002, **beside):
     return {"value": value, "low": value - width, "high": value + width, **beside}
 
 
-def run(folder, error, *, attacks=(), groups=None, limit=None, weight=0.05, **net):
+def run(folder, error, *, attacks=(), groups=None, limit=None, weight=0.05, epochs=20, **net):
     """A finished run as train.py and attack.py leave it."""
     data = DataConfig(groups=groups, limit_train=limit)
-    config = TrainConfig(net=NetConfig(**net), data=data, adversarial_weight=weight)
+    config = TrainConfig(net=NetConfig(**net), data=data, adversarial_weight=weight, epochs=epochs)
     about = {"victim": folder.name, "seconds": 60.0, "device": "cpu, 1 thread"}
     settings = to_dict(config)
     task = {"error": numbers(error, chance=0.9)}
@@ -129,13 +129,14 @@ def test_the_frontier_sets_use_against_leakage(runs, tmp_path, capsys):
     rotated = ["complex d=2 decoy", "complex d=2 decoy, no critic"]
     assert sorted(by_name) == ["additional", *rotated, "original"]
     network, _, error, kept, work, leak, found, angle, again = by_name["complex d=2 decoy"]
-    assert (network, error, leak, found) == ("lenet, digits", "11.0 [10.8, 11.2]", "8.0", "50.0")
+    assert network == "lenet, digits, 20 epochs"
+    assert (error, leak, found) == ("11.0 [10.8, 11.2]", "8.0", "50.0")
     assert kept == "80 [77, 83]"
     assert (work, angle, again) == ("2.00", "0.050 (1.571)", "0.000 (1.571)")
     assert by_name["additional"][3:5] == ("100 [97, 103]", "1.00")
 
     caption = figures.frontier(published.collect([runs]), tmp_path / "frontier.svg")
-    assert "lenet on digits" in caption
+    assert "lenet, digits, 20 epochs" in caption
     assert "95 % intervals" in caption
     assert "<svg" in (tmp_path / "frontier.svg").read_text()
     page = tmp_path / "page.md"
@@ -144,6 +145,15 @@ def test_the_frontier_sets_use_against_leakage(runs, tmp_path, capsys):
     assert "Use against leakage" in page.read_text()
     with pytest.raises(InputError, match="beside it was attacked"):
         figures.frontier(published.collect([tmp_path / "alone"]), tmp_path / "none.svg")
+
+
+def test_only_networks_that_were_trained_as_long_are_compared(runs, tmp_path):
+    errors = {"additional": 0.05, "local": 0.09, "complex": 0.08}
+    for kind, error in errors.items():
+        run(tmp_path / f"long-{kind}", error, epochs=40, kind=kind, attacks=[inversion(21)])
+    lines = {tuple(row[:2]): row[3] for row in summary.frontier_table([runs]).rows}
+    assert lines["lenet, digits, 20 epochs", "complex d=2 decoy"].startswith("80 ")
+    assert lines["lenet, digits, 40 epochs", "complex d=2 decoy"].startswith("25 ")
 
 
 def test_variants_stand_in_a_table_of_their_own(runs, tmp_path):
@@ -160,7 +170,7 @@ def test_variants_stand_in_a_table_of_their_own(runs, tmp_path):
 def test_features_stand_beside_gaussians_and_independent_ones(runs):
     (line,) = summary.gaussianity_table([runs]).rows
     assert line == (
-        "lenet, digits", "complex d=2 decoy", "4.00 / 3.20 / 3.00", "4.0 / 3.2 / 0.1",
+        "lenet, digits, 20 epochs", "complex d=2 decoy", "4.00 / 3.20 / 3.00", "4.0 / 3.2 / 0.1",
         "0.050 (1.571)",
     )  # fmt: skip
 
@@ -168,14 +178,14 @@ def test_features_stand_beside_gaussians_and_independent_ones(runs):
 def test_rotated_servers_stand_beside_fixed_matrices(runs):
     (line,) = summary.linearity_table([runs]).rows
     assert line == (
-        "lenet, digits", "complex d=2 decoy", "11.0 [10.8, 11.2]", "14.0 [13.8, 14.2]",
+        "lenet, digits, 20 epochs", "complex d=2 decoy", "11.0 [10.8, 11.2]", "14.0 [13.8, 14.2]",
         "12.0 [11.8, 12.2]", "19.0", "9.0",
     )  # fmt: skip
 
 
 def test_hidden_properties_stand_beside_the_best_guess_from_the_answer(runs):
     (line,) = summary.property_table([runs]).rows
-    assert line[:3] == ("lenet, digits by parity", "complex d=2 decoy", "2.0")
+    assert line[:3] == ("lenet, digits by parity, 20 epochs", "complex d=2 decoy", "2.0")
     assert line[3:] == ("70.0 [69.8, 70.2]", "features", "20.0", "80.0")
 
 
