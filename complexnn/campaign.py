@@ -104,7 +104,8 @@ def resolve(lines: Sequence[str], config: CampaignConfig) -> list[Job]:
             trained[job.config.run_dir] = job
         elif script in MEASUREMENTS:
             wanted = parse(MEASUREMENTS[script], list(flags), f"python -m complexnn.{script}")
-            job = Job((script, *flags), None, finished=results.measured(wanted, script))
+            finished = _trained(wanted.victim, trained) and results.measured(wanted, script)
+            job = Job((script, *flags), None, finished=finished)
         else:
             job = _attacking(flags, trained)
         jobs.append(job)
@@ -150,13 +151,16 @@ def _attacking(flags: list[str], trained: dict[Path, Job]) -> Job:
         data_config, net = saved.data, saved.net
     else:
         raise InputError(f"no command trains {config.victim}, which is to be attacked")
-    finished = weights.is_file() and (
-        config.victim not in trained or trained[config.victim].finished
-    )
+    finished = weights.is_file() and _trained(config.victim, trained)
     if finished:
         victim_hash = checkpoint.sha256(weights)
         finished = suite.done(config, net, victim_hash, hidden=hidden(data_config))
     return Job(words, config, data_config, net, finished)
+
+
+def _trained(victim: Path, trained: dict[Path, Job]) -> bool:
+    """Whether the victim is what it will be when it is its turn."""
+    return victim not in trained or trained[victim].finished
 
 
 def hidden(data_config: DataConfig) -> bool:
@@ -241,8 +245,8 @@ def _plan(
     lines = []
     for job, (seconds, size) in zip(jobs, costs, strict=True):
         time_left = "finished" if job.finished else f"about {duration(seconds)}"
-        if job.config is None:
-            time_left = "always"
+        if job.config is None and not job.finished:
+            time_left = "always" if job.words[0] == "report" else "minutes"
         elif job.data in missing:
             time_left = "data missing"
         lines.append((time_left, f"{size:,.0f} MB" if size else "", " ".join(_shown(job))))

@@ -41,6 +41,7 @@ def commands(tmp_path):
         "# a comment",
         f"train.py {TINY} --output-dir {run}",
         f"attack.py angle --victim {run} --steps 2 --limit-test 20",
+        f"gaussianity --victim {run}",
         f"report tables {run}",
     ]
 
@@ -48,15 +49,16 @@ def commands(tmp_path):
 def test_a_campaign_runs_and_is_not_run_again(commands, tmp_path, monkeypatch, capfd):
     assert start(monkeypatch, commands) == 0
     out = capfd.readouterr().out
-    assert "[1/3] train.py" in out
+    assert "[1/4] train.py" in out
     assert "Classification error in %" in out
     rows = read_rows(tmp_path / "run" / "results.jsonl")
     assert {"task", "angle phase", "angle ica"} <= {r["name"] for r in rows}
 
     assert start(monkeypatch, commands) == 0
     out = capfd.readouterr().out
-    assert "[1/3] finished: train.py" in out
-    assert "[2/3] finished: attack.py" in out
+    assert "[1/4] finished: train.py" in out
+    assert "[2/4] finished: attack.py" in out
+    assert "[3/4] finished: gaussianity" in out
     assert read_rows(tmp_path / "run" / "results.jsonl") == rows
 
     more = [line.replace("--epochs 1", "--epochs 2") for line in commands]  # goes on
@@ -72,6 +74,9 @@ def test_a_dry_run_shows_everything_and_writes_nothing(commands, tmp_path, monke
     for line in commands[1:]:
         assert line.split(" --device")[0] in out
     assert re.search(r"in all about \d+ (s|min).* and [\d,]+ MB", out)
+    assert re.search(r"^about \d+ s .*train.py", out, re.MULTILINE)
+    assert re.search(r"^minutes .*gaussianity", out, re.MULTILINE)
+    assert re.search(r"^always .*report", out, re.MULTILINE)
     assert "digits    part of an installed library" in out
     assert not list(tmp_path.iterdir())
 
