@@ -27,10 +27,12 @@ def track(items: Iterable[T], total: int, what: str, *, every: float = 20.0) -> 
     for done, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
+        if done == 1:
+            started = now  # the first may have had something to prepare that the others have not
         if now - said >= every and done < total:
             said = now
-            left = (now - started) / done * (total - done)
-            log.info("%s: %d of %d, %s left", what, done, total, duration(left))
+            left = "" if done == 1 else duration((now - started) / (done - 1) * (total - done))
+            log.info("%s: %d of %d%s", what, done, total, left and f", {left} left")
 
 
 def duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import complexnn
-from complexnn import cli, report
+from complexnn import cli, progress, report
 from complexnn.attacks import suite
 from complexnn.attacks.roster import ROSTER
 from complexnn.checkpoint import sha256
@@ -351,3 +351,17 @@ def test_attacks_that_make_no_sense_are_refused(tmp_path, runs, capsys):
 def test_a_report_of_no_run_is_refused(tmp_path, capsys):
     assert cli.run(report.main, ["runs", str(tmp_path)]) == 2
     assert "no finished run" in capsys.readouterr().err
+
+
+def test_the_time_left_leaves_out_what_the_first_item_prepared(monkeypatch, caplog):
+    clock = {"now": 0.0}
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock["now"])
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: False, raising=False)
+    with caplog.at_level("INFO", logger="complexnn"):
+        for item in progress.track(range(8), 8, "batches"):
+            clock["now"] += 1200 if item == 0 else 30
+    assert [r.getMessage() for r in caplog.records][:3] == [
+        "batches: 1 of 8",
+        "batches: 2 of 8, 3 min 0 s left",
+        "batches: 3 of 8, 2 min 30 s left",
+    ]
