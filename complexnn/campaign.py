@@ -164,6 +164,7 @@ def _trained(victim: Path, trained: dict[Path, Job]) -> bool:
 
 
 def hidden(data_config: DataConfig) -> bool:
+    """Whether the images have classes or attributes that the network is not trained on."""
     return data_config.groups is not None or data_config.dataset == "celeba"
 
 

@@ -286,9 +286,7 @@ def leakage(ours: Sequence[Runs], path: Path) -> str:
         axis.margins(x=0.15, y=0.2)
         _bare(axis)
         _named(names, [runs.released for runs in members])
-    figure.subplots_adjust(
-        wspace=0.12, hspace=0.5
-    )  # a tight layout makes room for long names twice
+    figure.subplots_adjust(wspace=0.12, hspace=0.5)  # a tight layout would shrink the panels
     for axis, points in places.items():
         _numbered(axis, points)
     _save(figure, path)
