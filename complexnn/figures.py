@@ -340,7 +340,7 @@ def frontier(ours: Sequence[Runs], path: Path) -> str:
         f"Defences ({where}): the share of the server's worth that is kept (0 %: no better than "
         "the control `local`; 100 %: as good as without a defence) against the strongest "
         f"inversion and the strongest identification among 1,000 candidates. {images:,} test "
-        f"images for the task, one network each, seed 0; {INTERVALS}. Dashed: the mean image, "
+        f"images for the task, attacks on networks of seed 0; {INTERVALS}. Dashed: the mean image, "
         "chance. Right and low is where a defence should be."
     )
 

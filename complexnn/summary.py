@@ -127,15 +127,20 @@ def short_table(folders: Iterable[Path]) -> Table:
 def _reached(runs: Runs) -> tuple[str, ...]:
     """What a network reaches, and what the attacks on it do: the cells of :data:`REACHED`."""
     rows = runs.attacked
-    error = runs.cell("task", "error", 100, 2).removesuffix(f" [{runs.number}]")
-    if len(runs.seeds) == 1:
-        numbers = rows["task"]["metrics"]["error"]
-        error += " [{low:.1f}, {high:.1f}]".format(**{k: 100 * numbers[k] for k in ("low", "high")})
     return (
-        runs.config.net.label, error,
+        runs.config.net.label, _task_error(runs, digits=2),
         _leak(rows, "angle", "chance") if runs.config.net.parts > 1 else "no key",
         _leak(rows, "inversion", "floor"), _identified(rows),
     )  # fmt: skip
+
+
+def _task_error(runs: Runs, digits: int) -> str:
+    """Mean and deviation over seeds, or one seed with its interval."""
+    error = runs.cell("task", "error", 100, digits).removesuffix(f" [{runs.number}]")
+    if len(runs.seeds) == 1:
+        numbers = runs.attacked["task"]["metrics"]["error"]
+        error += " [{low:.1f}, {high:.1f}]".format(**{k: 100 * numbers[k] for k in ("low", "high")})
+    return error
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,6 @@ def frontier_table(folders: Iterable[Path]) -> Table:
     lines = []
     for place in frontier(published.collect(folders)):
         net, rows = place.runs.config.net, place.runs.attacked
-        error = rows["task"]["metrics"]["error"]
         share, low, high = (100 * s for s in place.kept)
         leak = place.inversion
         cost = dissect(net).flops["processing"]
@@ -194,7 +198,7 @@ def frontier_table(folders: Iterable[Path]) -> Table:
         plain = dissect(NetConfig(kind="additional", **shared)).flops["processing"]
         lines.append((
             place.runs.trained, place.runs.released,
-            percent(error),
+            _task_error(place.runs, digits=1),
             f"{share:.0f} [{low:.0f}, {high:.0f}]",
             f"{cost / plain:.2f}",
             f"{leak['value'] - leak['floor']:.1f}",
@@ -210,11 +214,12 @@ def frontier_table(folders: Iterable[Path]) -> Table:
             "angle error in rad", "the same of images sent again")  # fmt: skip
     note = (
         "Kept: 0 is no better than the control `local`, 100 as good as without a "
-        "defence; 95 % intervals over test images, one network each. Work: per query, beside the "
-        "network without rotation. Mean image: for packed queries d blind images in the best "
-        "order. Identified: among 1,000 candidates, by the attack that identifies most. Angle: the "
-        "strongest attack (beside blind guessing). Sent again: `intersection`, four or eight "
-        "releases of each image under fresh keys and in other company."
+        "defence; 95 % intervals over test images, of one network or, where the error has a "
+        "deviation, of the mean of several. Work: per query, beside the network without rotation. "
+        "Mean image: for packed queries d blind images in the best order. Identified: among 1,000 "
+        "candidates, by the attack that identifies most. Angle: the strongest attack (beside blind "
+        "guessing). Sent again: `intersection`, four or eight releases of each image under fresh "
+        "keys and in other company."
     )
     return Table("Use against leakage", head, lines, note)
 

@@ -56,6 +56,13 @@ trainings() {
     done
     rotated thin4 kinds-decoy-2 --groups scripts/cifar10_kinds.json
     rotated thin4 kinds-packed-8 --group packed --dim 8 --groups scripts/cifar10_kinds.json
+    # Is it the seed? What keeps most with decoys and packed, and what the worth is measured by.
+    for seed in 1 2; do
+        train thin4 "additional-seed$seed" --kind additional --seed "$seed"
+        train thin4 "local-seed$seed" --kind local --seed "$seed"
+        rotated thin4 "packed-8-mixing-seed$seed" --group packed --dim 8 --gate mixing --seed "$seed"
+        rotated thin4 "decoy-2-mixing-seed$seed" --gate mixing --seed "$seed"
+    done
     # Is it the short training? What keeps most and what hides most, eight times as long.
     for arch in full/thin4 full/thin1; do
         train "$arch" additional --kind additional

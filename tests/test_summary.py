@@ -30,10 +30,14 @@ def numbers(value, width=0.002, **beside):
     return {"value": value, "low": value - width, "high": value + width, **beside}
 
 
-def run(folder, error, *, attacks=(), groups=None, limit=None, weight=0.05, epochs=20, **net):
+def run(
+    folder, error, *, attacks=(), groups=None, limit=None, weight=0.05, epochs=20, seed=0, **net
+):
     """A finished run as train.py and attack.py leave it."""
     data = DataConfig(groups=groups, limit_train=limit)
-    config = TrainConfig(net=NetConfig(**net), data=data, adversarial_weight=weight, epochs=epochs)
+    config = TrainConfig(
+        net=NetConfig(**net), data=data, adversarial_weight=weight, epochs=epochs, seed=seed
+    )
     about = {"victim": folder.name, "seconds": 60.0, "device": "cpu, 1 thread"}
     settings = to_dict(config)
     task = {"error": numbers(error, chance=0.9)}
@@ -154,6 +158,14 @@ def test_only_networks_that_were_trained_as_long_are_compared(runs, tmp_path):
     lines = {tuple(row[:2]): row[3] for row in summary.frontier_table([runs]).rows}
     assert lines["lenet, digits, 20 epochs", "complex d=2 decoy"].startswith("80 ")
     assert lines["lenet, digits, 40 epochs", "complex d=2 decoy"].startswith("25 ")
+
+
+def test_several_seeds_count_by_their_mean(runs, tmp_path):
+    run(tmp_path / "again", 0.15, seed=1)
+    lines = {row[1]: row for row in summary.frontier_table([runs]).rows}
+    assert lines["complex d=2 decoy"][2] == "13.0 ± 2.8"
+    assert lines["complex d=2 decoy"][3].startswith("60 ")
+    assert lines["additional"][2] == "9.0 [8.8, 9.2]"
 
 
 def test_variants_stand_in_a_table_of_their_own(runs, tmp_path):
