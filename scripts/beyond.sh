@@ -63,12 +63,14 @@ trainings() {
         rotated thin4 "packed-8-mixing-seed$seed" --group packed --dim 8 --gate mixing --seed "$seed"
         rotated thin4 "decoy-2-mixing-seed$seed" --gate mixing --seed "$seed"
     done
-    # Is it the short training? What keeps most and what hides most, eight times as long.
+    # Is it the short training? What hides without training against attackers, and noise, eight
+    # times as long.
     for arch in full/thin4 full/thin1; do
         train "$arch" additional --kind additional
         train "$arch" local --kind local
     done
     rotated full/thin4 packed-8-mixing --group packed --dim 8 --gate mixing
+    train full/thin4 noisy-1.0 --kind noisy --gamma 1.0
     rotated full/thin1 packed-64 --group packed --dim 64
 }
 
@@ -84,7 +86,7 @@ attack() {
 attacks() {
     for victim in thin4/{additional,decoy-2{,-mixing},packed-{2,8,8-mixing,8-decoder}} \
         thin4/{noisy-{0.5,1.0,2.0},quantise,nopeek,decoder} thin1/additional thin4/kinds-{additional,decoy-2,packed-8} \
-        full/thin4/{additional,packed-8-mixing} full/thin1/additional; do
+        full/thin4/{additional,packed-8-mixing,noisy-1.0} full/thin1/additional; do
         attack all "$victim" quick
     done
     # Searches for each of many keys would take hours.
