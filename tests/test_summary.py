@@ -380,6 +380,20 @@ def test_the_readme_says_what_the_rows_without_critic_say(family):
     assert images[0] > images[1] - 1
 
 
+def test_the_readme_says_what_the_rows_of_a_hidden_property_say():
+    page = " ".join((ROOT / "README.md").read_text().split())
+    folder = ROOT / "checkpoints" / "cifar10-resnet20-kinds" / "complex"
+    rows = {row["name"]: row for row in results.read_rows(folder / "results.jsonl")}
+    _, error = verdicts.strongest(rows, "property")
+    shares = (100 * error[key] for key in ("value", "control", "given_label"))
+    said = "with {:.1f} % error behind the rotation, {:.1f} % without it, and {:.1f} % by whoever"
+    assert said.format(*shares) in page
+    assert verdicts.judge("property", rows)[0] == verdicts.FAILS
+    config = rows["task"]["config"]
+    data, epochs = config["data"], config["epochs"]
+    assert f"({data['limit_train']:,} training images, {epochs} epochs)" in page
+
+
 def test_the_write_up_says_what_the_rows_of_images_sent_again_say():
     sent = ("thin4/packed-8", "thin4/packed-32", "thin4/packed-128", "thin1/packed-64")
     runs = (*sent, "thin1/packed-64-private")
