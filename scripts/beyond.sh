@@ -106,6 +106,7 @@ attacks() {
     attack property thin4/kinds-packed-8 standard --only dss
     # An encoder that was trained against a decoder stands up to one that is trained briefly.
     attack inversion thin4/decoder standard --only "'dec(x)'"
+    attack inversion full/thin4/noisy-1.0 standard --only "'dec('" # beside packed-8-mixing
     attack angle thin4/packed-8-decoder standard --only dss --steps 4000
     for victim in thin4/{decoy-2{,-mixing},packed-{2,8,32,128},packed-8-mixing} \
         thin4-linear/{decoy-2{,-mixing},packed-8} thin4/kinds-{decoy-2,packed-8} \
