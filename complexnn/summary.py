@@ -213,9 +213,9 @@ def frontier_table(folders: Iterable[Path]) -> Table:
             "server's work", "strongest inversion, dB above the mean image", "identified in %",
             "angle error in rad", "the same of images sent again")  # fmt: skip
     note = (
-        "Kept: 0 is no better than the control `local`, 100 as good as without a "
-        "defence; 95 % intervals over test images, of one network or, where the error has a "
-        "deviation, of the mean of several. Work: per query, beside the network without rotation. "
+        "Kept: 0 is no better than the control `local`, 100 as good as without a defence; 95 % "
+        "intervals over test images and, where the error has a deviation, over seeds; one network "
+        "elsewhere. Work: per query, beside the network without rotation. "
         "Mean image: for packed queries d blind images in the best order. Identified: among 1,000 "
         "candidates, by the attack that identifies most. Angle: the strongest attack (beside blind "
         "guessing). Sent again: `intersection`, four or eight releases of each image under fresh "

@@ -199,9 +199,11 @@ def _mean(errors: Errors) -> float:
 
 
 def _variance(errors: Errors) -> float:
-    """Of the mean."""
-    each = (((numbers["high"] - numbers["low"]) / 3.92) ** 2 for numbers in errors)
-    return statistics.mean(each) / len(errors)
+    """Of the mean over seeds: of the test images, and of the seeds where there are several."""
+    count = len(errors)
+    images = statistics.mean(((n["high"] - n["low"]) / 3.92) ** 2 for n in errors)
+    seeds = statistics.variance(n["value"] for n in errors) if count > 1 else 0.0
+    return (images + seeds) / count
 
 
 def kept(additional: Errors, local: Errors, defended: Errors) -> tuple[float, float, float] | None:

@@ -237,3 +237,17 @@ def test_more_seeds_narrow_the_interval():
     each = errors(0.10, 0.10, 0.30, 0.115)
     many = verdicts.accuracy_verdict({kind: 9 * numbers for kind, numbers in each.items()})[0]
     assert (one, many) == ("holds in part", "holds")
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    """The deviation of a share whose controls are known exactly is the seeds' over the worth."""
+    exact = [[numbers(0.1, 1e-9)], [numbers(0.3, 1e-9)]]
+    alike = [numbers(0.16, 0.0196)] * 3
+    apart = [numbers(value, 0.0196) for value in (0.14, 0.16, 0.18)]
+    widths = []
+    for seeds in (alike, apart):
+        share, low, high = verdicts.kept(*exact, seeds)
+        assert share == pytest.approx(0.7)
+        widths.append((high - low) / 2 / 1.96 * 0.2)
+    assert widths[0] == pytest.approx(0.01 / 3**0.5)
+    assert widths[1] == pytest.approx(((0.01**2 + 0.02**2) / 3) ** 0.5)
