@@ -438,9 +438,16 @@ def test_the_pages_say_what_the_rows_say_about_fixed_matrices():
     _, packed = page_and_rows(*(f"beyond/{run}" for run in [*packed, "thin1/packed-64"]))
     _, (blocks,) = page_and_rows("cifar10-resnet20/packed-8")
     own, _, mean = (100 * error["value"] for error in blocks["linearity"].values())
-    assert (
-        f"is at {own:.1f} %, one fixed matrix in the place of its four blocks at {mean:.1f}" in page
-    )
+    said = f"is at {own:.1f} %, one fixed matrix in the place of its four blocks at {mean:.1f}"
+    assert said in page
+    runs = ("thin4/decoy-2", "thin4/decoy-2-mixing", "full/thin4/packed-8-mixing")
+    _, deeper = page_and_rows(*(f"beyond/{run}" for run in runs))
+    gains = [
+        100 * (errors["error_of_the_mean_matrix"]["value"] - errors["error"]["value"])
+        for errors in (rows["linearity"] for rows in deeper)
+    ]
+    assert "worth {:.1f} points, mixing gates {:.1f}. With eight".format(*gains) in page
+    assert f"the longest trained, are worth {gains[2]:.1f} points" in page
     assert f"ResNet-20's is at {own:.1f} % and the matrix at {mean:.1f}" in front
     for rows in [*packed, blocks]:
         own, others, mean = (error["value"] for error in rows["linearity"].values())
@@ -484,7 +491,8 @@ def seeds_of_thin4(*labels):
 
 def test_the_write_up_says_what_the_rows_of_longer_training_say():
     def full(run):
-        return verdicts.newest(ROOT / "checkpoints" / "beyond" / "full" / run)
+        file = ROOT / "checkpoints" / "beyond" / "full" / run / "results.jsonl"
+        return {row["name"]: row for row in results.read_rows(file)}
 
     page = " ".join((ROOT / "docs" / "beyond.md").read_text().split())
     plain, local, packed, noise = (
