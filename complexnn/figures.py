@@ -312,7 +312,8 @@ def frontier(ours: Sequence[Runs], path: Path) -> str:
     shown = summary.frontier(ours)
     if not shown:
         raise InputError("no network with an additional and a local beside it was attacked")
-    figure, (*axes, names) = plt.subplots(1, 3, figsize=(11.6, 4.0), width_ratios=(3, 3, 2.2))
+    height = max(4.0, 0.14 * len(shown))  # a line for each name
+    figure, (*axes, names) = plt.subplots(1, 3, figsize=(11.6, height), width_ratios=(3, 3, 2.2))
     above = [_beyond(place.inversion, place.inversion["floor"]) for place in shown]
     found = [_beyond(place.identified, 0, 100) for place in shown]
     for axis, leaks, blind, label in zip(
