@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from complexnn.attacks import dss, keys, roster
+from complexnn.attacks import dss, inversion, keys, roster
 from complexnn.config import AttackConfig, Budget, NetConfig, TrainConfig
 from complexnn.networks.anatomy import dissect
-from complexnn.networks.attackers import AngleRegressor, PropertyClassifier, UNet
+from complexnn.networks.attackers import PropertyClassifier
 from complexnn.networks.modules import Critic
 from complexnn.networks.registry import build, topology
 
@@ -65,10 +65,12 @@ def attacking(config: AttackConfig, net: NetConfig, *, hidden: bool) -> tuple[fl
     """FLOPs and megabytes of the attacks that ``config`` asks for on a victim like ``net``."""
     attacks, spend, counted = roster.chosen(config, net, hidden=hidden), config.spend, dissect(net)
     encoder = counted.flops["encoder"]
-    networks = _networks(net, spend)
-    passes = {name: _pass(*networks[name]) for name in _trained(attacks, net)}
+    networks = _networks(net, config)
+    passes = {name: _pass(*networks[name]) for name in sorted(_trained(attacks, net))}
     seen = spend.steps * config.batch_size  # images that train one network
     flops = sum(seen * (BACKWARD * cost + encoder) for cost, _ in passes.values())
+    if "substitute_decoder" in passes:  # for a substitute, which is trained first
+        flops += seen * BACKWARD * sum(counted.flops.values())
     for attack in attacks:
         images, draws = spend.images, config.draws
         if attack.slow:
@@ -90,37 +92,37 @@ def _trained(attacks: Collection[roster.Attack], net: NetConfig) -> set[str]:
 
 
 def _networks(
-    net: NetConfig, spend: Budget
+    net: NetConfig, config: AttackConfig
 ) -> dict[str, tuple[Callable[[], nn.Module], Shape, int]]:
     """The networks that attackers train, by name: how each is made, what one pass is shown, and how
     many queries it answers."""
-    image, (channels, *size) = (net.in_channels, *net.image_size), topology(net).released
-    parts, queries, width = net.parts, net.queries, spend.width
-    all_parts = (1, parts * channels, *size)
+    released, parts, queries = topology(net).released, net.parts, net.queries
+    channels, *size = released
+    width = max(1, round(config.capacity * config.spend.width))
+    one, every = (1, *released), (1, parts * channels, *size)
 
-    def decoder(seen: int, images: int = 1) -> Callable[[], nn.Module]:
-        return partial(UNet, seen, image, images=images, width=width)
+    def decoder(images: int) -> Callable[[], nn.Module]:
+        return partial(inversion.make_released_decoder, net, released, images=images, width=width)
 
     def classifier(seen: int) -> Callable[[], nn.Module]:
         return partial(PropertyClassifier, seen, net.num_classes, width=width)
 
-    released = decoder(parts * channels, queries), all_parts, queries
-    feature = decoder(channels), (1, channels, *size), 1
-    images = classifier(net.in_channels), (1, *image), 1
-    regressor = partial(AngleRegressor, parts, channels, size, vectors=keys.candidates(net))
+    single = partial(inversion.make_feature_decoder, net, released, width=width), one, 1
+    of_images = classifier(net.in_channels), (1, net.in_channels, *net.image_size), 1
+    regressor = partial(keys.make_regressor, net, released)
     return {
-        "released_decoder": released,
-        "substitute_decoder": released,
-        "set_decoder": (decoder(parts * channels, net.dim), all_parts, queries),
-        "feature_decoder": feature,
-        "denoiser": feature,
-        "regressor": (regressor, (1, parts, channels, *size), queries),
-        "judge": (partial(Critic, channels, tuple(size)), (3, channels, *size), 1),
-        "property images": images,
-        "property reconstructions": images,
-        "property dss": images,
-        "property features": (classifier(channels), (1, channels, *size), 1),
-        "property released": (classifier(parts * channels), all_parts, queries),
+        "released_decoder": (decoder(queries), every, queries),
+        "substitute_decoder": (decoder(queries), every, queries),
+        "set_decoder": (decoder(net.dim), every, queries),
+        "feature_decoder": single,
+        "denoiser": single,
+        "regressor": (regressor, (1, parts, *released), queries),
+        "judge": (partial(Critic, channels, tuple(size)), (3, *released), 1),
+        "property images": of_images,
+        "property reconstructions": of_images,
+        "property dss": of_images,
+        "property features": (classifier(channels), one, 1),
+        "property released": (classifier(parts * channels), every, queries),
     }
 
 

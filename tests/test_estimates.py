@@ -23,34 +23,37 @@ def whole_attacks():
             if row["config"].get("attack") == "all" and row["device"].startswith("cpu"):
                 runs.setdefault(row["config"]["budget"], []).append(row)
         for rows in runs.values():
-            config, hidden = (
-                from_dict(AttackConfig, rows[0]["config"]),
-                campaign.hidden(victim.data),
-            )
+            config = from_dict(AttackConfig, rows[0]["config"])
+            hidden = campaign.hidden(victim.data)
             expected = roster.chosen(config, victim.net, hidden=hidden)
             if {a.name for a in expected} <= {row["name"] for row in rows}:
                 yield config, victim.net, hidden, sum(row["seconds"] for row in rows)
 
 
 def test_published_attacks_took_about_the_estimated_time():
-    """One speed explains them all, within a factor of six either way; they ran on shared cores."""
+    """One speed explains four fifths of them within a factor of three either way. (All ran on
+    shared cores, and other work held up one or another for long.)"""
     speeds = []
     for config, net, hidden, seconds in whole_attacks():
         flops, _ = estimates.attacking(config, net, hidden=hidden)
         speeds.append(flops / seconds)
-    middle = statistics.median(speeds)
     assert len(speeds) > 10
-    assert max(speeds) < 6 * middle
-    assert min(speeds) > middle / 6
+    low, *_, high = statistics.quantiles(speeds, n=10)
+    middle = statistics.median(speeds)
+    assert middle / 3 < low
+    assert high < 3 * middle
 
 
-def test_half_the_attacks_take_less():
+def test_a_part_of_the_attacks_takes_less():
     net = NetConfig("lenet", kind="complex", dim=8, group="packed")
     config = {"attack": "all", "victim": Path("run"), "budget": "quick"}
     whole, size = estimates.attacking(AttackConfig(**config), net, hidden=True)
     part, part_size = estimates.attacking(AttackConfig(**config, only="dec(x)"), net, hidden=True)
     assert 0 < part < whole / 4
     assert part_size < size
+    wider, wider_size = estimates.attacking(AttackConfig(**config, capacity=2), net, hidden=True)
+    assert wider > 2 * whole
+    assert wider_size > 2 * size
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from complexnn import checkpoint
 from complexnn.attacks import dss, inference, intersection, inversion, keys
 from complexnn.attacks.fitting import FitLog, Knowledge, Observation, View
-from complexnn.config import AttackConfig
+from complexnn.config import AttackConfig, NetConfig
 from complexnn.images import Dataset
 from complexnn.networks.attackers import PropertyClassifier
 from complexnn.networks.modules import Critic
@@ -47,13 +47,17 @@ class Attacker:
     victim_hash: str
     logs: dict[str, FitLog] = dataclasses.field(default_factory=dict)
 
+    @property
+    def victim(self) -> NetConfig:
+        return self.knowledge.net.config
+
     @cached_property
     def released(self) -> tuple[int, int, int]:
-        return topology(self.knowledge.net.config).released
+        return topology(self.victim).released
 
     @property
     def rotated(self) -> bool:
-        return self.knowledge.net.config.parts > 1
+        return self.victim.parts > 1
 
     # ---------------------------------------------------------------------------------- keys
 
@@ -61,7 +65,7 @@ class Attacker:
     def regressor(self) -> nn.Module:
         return self._trained(
             "angle",
-            lambda: keys.make_regressor(self.knowledge, self.released, width=self._wide(64)),
+            lambda: keys.make_regressor(self.victim, self.released, width=self._wide(64)),
             lambda model, rng: keys.fit_regressor(model, self.knowledge, self.config, rng),
         )
 
@@ -79,7 +83,7 @@ class Attacker:
         width = self._wide(self.config.spend.width)
         return self._trained(
             "denoiser",
-            lambda: inversion.make_feature_decoder(self.knowledge, self.released, width=width),
+            lambda: inversion.make_feature_decoder(self.victim, self.released, width=width),
             lambda model, rng: dss.fit_denoiser(model, self.knowledge, self.config, rng),
         )
 
@@ -90,7 +94,7 @@ class Attacker:
     @cached_property
     def key_attacks(self) -> dict[str, Directions]:
         """Every attack on the key, the cheapest first."""
-        count = keys.candidates(self.knowledge.net.config)
+        count = keys.candidates(self.victim)
         found: dict[str, Directions] = {}
         if count == 1:
             found["phase"] = lambda x: keys.phase(x, self.statistics)
@@ -174,12 +178,12 @@ class Attacker:
 
     @cached_property
     def released_decoder(self) -> nn.Module:
-        return self._released_decoder("dec_x", self.knowledge, self.knowledge.net.config.queries)
+        return self._released_decoder("dec_x", self.knowledge, self.victim.queries)
 
     @cached_property
     def set_decoder(self) -> nn.Module:
         """dec(x) of all the group's images, decoys included."""
-        return self._released_decoder("dec_set", self.knowledge, self.knowledge.net.config.dim)
+        return self._released_decoder("dec_set", self.knowledge, self.victim.dim)
 
     @cached_property
     def substitute_decoder(self) -> nn.Module:
@@ -190,9 +194,7 @@ class Attacker:
             lambda model, rng: inversion.fit_substitute(model, self.knowledge, self.config, rng),
         )
         pretended = inversion.pretend(self.knowledge, substitute)
-        return self._released_decoder(
-            "dec_substitute", pretended, self.knowledge.net.config.queries
-        )
+        return self._released_decoder("dec_substitute", pretended, self.victim.queries)
 
     @cached_property
     def feature_decoder(self) -> nn.Module:
@@ -201,7 +203,7 @@ class Attacker:
         width = self._wide(self.config.spend.width)
         return self._trained(
             "dec_a",
-            lambda: inversion.make_feature_decoder(self.knowledge, self.released, width=width),
+            lambda: inversion.make_feature_decoder(self.victim, self.released, width=width),
             lambda model, rng: inversion.fit_feature_decoder(
                 model, self.features, self.knowledge, self.config, rng
             ),
@@ -234,7 +236,7 @@ class Attacker:
         return self._trained(
             name,
             lambda: inversion.make_released_decoder(
-                knowledge, self.released, images=images, width=width
+                self.victim, self.released, images=images, width=width
             ),
             lambda model, rng: inversion.fit_released_decoder(
                 model, knowledge, self.config, rng, f"decoder {name}"
@@ -252,7 +254,7 @@ class Attacker:
             "reconstructions": self.reconstructions,
             "dss": self.separated,
         }
-        if self.rotated and self.knowledge.net.config.group == "decoy":
+        if self.rotated and self.victim.group == "decoy":
             views["released"] = lambda seen: seen.released.flatten(1, 2)
         return views
 
@@ -264,7 +266,7 @@ class Attacker:
             "reconstructions": self.dataset.shape[0],
             "dss": self.dataset.shape[0],
             "features": self.released[0],
-            "released": self.knowledge.net.config.parts * self.released[0],
+            "released": self.victim.parts * self.released[0],
         }[what]
         shown = partial(inference.as_seen, view=self.views[what])
         if what == "dss":  # to separate every batch would take days

@@ -17,7 +17,7 @@ from complexnn.attacks.fitting import (
     fit,
     take,
 )
-from complexnn.config import AttackConfig
+from complexnn.config import AttackConfig, NetConfig
 from complexnn.networks.attackers import UNet
 from complexnn.networks.registry import build
 from complexnn.networks.split import SplitNet
@@ -41,10 +41,9 @@ def decoded(model: UNet, seen: Observation) -> Tensor:
 
 
 def make_released_decoder(
-    knowledge: Knowledge, released: tuple[int, int, int], *, images: int, width: int
+    config: NetConfig, released: tuple[int, int, int], *, images: int, width: int
 ) -> UNet:
     """A fresh dec(x) that returns ``images`` images of each group."""
-    config = knowledge.net.config
     image = (config.in_channels, *config.image_size)
     return UNet(config.parts * released[0], image, images=images, width=width)
 
@@ -66,11 +65,8 @@ def fit_released_decoder(
     return fit(model, loss, knowledge, config, generator, what)
 
 
-def make_feature_decoder(
-    knowledge: Knowledge, released: tuple[int, int, int], *, width: int
-) -> UNet:
+def make_feature_decoder(config: NetConfig, released: tuple[int, int, int], *, width: int) -> UNet:
     """A fresh dec(a*)."""
-    config = knowledge.net.config
     return UNet(released[0], (config.in_channels, *config.image_size), width=width)
 
 

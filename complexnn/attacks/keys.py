@@ -70,10 +70,10 @@ def chance(net: NetConfig, *, answers: int | None = None, samples: int = 4000) -
 
 
 def make_regressor(
-    knowledge: Knowledge, released: tuple[int, int, int], *, width: int = 64
+    config: NetConfig, released: tuple[int, int, int], *, width: int = 64
 ) -> AngleRegressor:
     """A fresh regressor for the victim's released tensor."""
-    config, channels, size = knowledge.net.config, released[0], released[1:]
+    channels, size = released[0], released[1:]
     return AngleRegressor(config.parts, channels, size, vectors=candidates(config), width=width)
 
 
