@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import torch
@@ -32,8 +33,14 @@ def read_celeba(
     """
     folder = root / FOLDER if (root / FOLDER).is_dir() else root
     missing = [n for n in (ATTRIBUTES, PARTITION, IMAGES) if not (folder / n).exists()]
-    if missing == [IMAGES] and (folder / f"{IMAGES}.zip").is_file():
-        raise InputError(f"unpack {folder / IMAGES}.zip beside itself")
+    archive = folder / f"{IMAGES}.zip"
+    if missing == [IMAGES] and archive.is_file():
+        if not zipfile.is_zipfile(archive):
+            raise InputError(
+                f"{archive} is no zip archive: it was cut, or is a web page saved under that name; "
+                "delete it and download it again"
+            )
+        raise InputError(f"unpack {archive} beside itself")
     if missing:
         raise InputError(
             f"no CelebA in {root} (missing {', '.join(missing)}): put the official files into "
@@ -45,10 +52,13 @@ def read_celeba(
     if attributes.keys() != partition.keys():
         one = min(attributes.keys() ^ partition.keys())
         raise InputError(f"{folder / PARTITION} and {ATTRIBUTES} differ, first in image {one}")
-    absent = sorted(attributes.keys() - {path.name for path in (folder / IMAGES).iterdir()})
+    images = folder / IMAGES
+    if (images / IMAGES).is_dir():  # some tools unpack an archive into a folder of its name
+        images = images / IMAGES
+    absent = sorted(attributes.keys() - {path.name for path in images.iterdir()})
     if absent:
         raise InputError(
-            f"{len(absent)} images are missing, first {folder / IMAGES / absent[0]}: unpack "
+            f"{len(absent)} images are missing, first {images / absent[0]}: unpack "
             f"{IMAGES}.zip again"
         )
 
@@ -57,7 +67,7 @@ def read_celeba(
         if not chosen:
             raise InputError(f"{folder / PARTITION} has no {what} image (split {number})")
         source = FolderSource(
-            [folder / IMAGES / name for name in chosen],
+            [images / name for name in chosen],
             channels=channels or 3, size=(resize, resize), resize=resize,
         )  # fmt: skip
         return source, torch.tensor([attributes[name] for name in chosen])

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import math
+import pickle
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,15 +78,23 @@ _FASHION_CLASSES = (
 
 
 def _idx(path: Path, dims: int) -> Tensor:
-    """Read a gzipped IDX file of bytes (LeCun's format): big-endian sizes, then the data."""
-    with gzip.open(path) as file:
-        data = file.read()
-    magic, *shape = np.frombuffer(data, ">i4", dims + 1)
-    if magic != 0x0800 + dims or len(data) != 4 * (dims + 1) + np.prod(shape):
-        raise InputError(f"{path} is not a complete IDX file; delete it and install it again")
-    return torch.from_numpy(np.frombuffer(data, np.uint8, offset=4 * (dims + 1)).copy()).view(
-        *map(int, shape)
-    )
+    """Read a gzipped IDX file of bytes (LeCun's format): big-endian sizes, then the data.
+
+    Raises:
+        InputError: a file that is not there, or was cut anywhere.
+    """
+    start = 4 * (dims + 1)
+    try:
+        with gzip.open(path) as file:
+            data = file.read()
+        magic, *shape = np.frombuffer(data[:start], ">i4", dims + 1).tolist()
+        if magic != 0x0800 + dims or len(data) != start + math.prod(shape):
+            raise ValueError("its length is not what its head says")
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(
+            f"{path} is not a complete IDX file ({error}); delete it and install it again"
+        ) from error
+    return torch.from_numpy(np.frombuffer(data, np.uint8, offset=start).copy()).view(*shape)
 
 
 def _fashion_mnist(config: DataConfig) -> Raw:
@@ -130,7 +141,9 @@ def _download(cls: type, root: Path) -> list:
     """Training and test set of a torchvision class, downloaded if they are not there."""
     try:
         return [cls(root, train=train, download=True) for train in (True, False)]
-    except (URLError, OSError, RuntimeError) as error:
+    # The last five are what torchvision makes of files that were cut.
+    except (URLError, OSError, RuntimeError, ValueError, TypeError, EOFError, AssertionError,
+            pickle.UnpicklingError) as error:  # fmt: skip
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"{cls.__name__} is not in {root} and could not be downloaded ({reason}): put its "
@@ -318,9 +331,13 @@ def _held_out(
 
 
 def _in_memory(images: ImageSet) -> ImageSet:
-    """Decode images on disk now if they fit in memory."""
-    on_disk = not isinstance(images.pixels, Tensor)
-    return images if on_disk and images.pixels.decoded_bytes > MEMORY_LIMIT else images.decoded()
+    """Decode images on disk now if they fit in memory; else look through them, since a broken
+    one would end the run only when its turn comes."""
+    pixels = images.pixels
+    if isinstance(pixels, Tensor) or pixels.decoded_bytes <= MEMORY_LIMIT:
+        return images.decoded()
+    pixels.check()
+    return images
 
 
 def _with_channels(pixels: Tensor | FolderSource, channels: int | None) -> Tensor | FolderSource:
