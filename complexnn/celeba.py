@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from complexnn.config import InputError
 from complexnn.folder import FolderSource
 
+log = logging.getLogger("complexnn")
 FOLDER, IMAGES = "celeba", "img_align_celeba"
 ATTRIBUTES, PARTITION = "list_attr_celeba.txt", "list_eval_partition.txt"
 ATTRIBUTE_COUNT = 40
@@ -24,12 +26,13 @@ Part = tuple[FolderSource, Tensor]
 
 def read_celeba(
     root: Path, *, channels: int | None, resize: int
-) -> tuple[tuple[Part, Part, Part], tuple[str, ...]]:
+) -> tuple[tuple[Part, Part, Part], tuple[str, ...], int]:
     """List the official split, training, validation and test images each with their attributes
-    ``(N, 40)`` bool, and the attributes' names.
+    ``(N, 40)`` bool, the attributes' names, and how many of the listed images are not there: a
+    subset is taken as it is.
 
     Raises:
-        InputError: a missing folder, list or image, or lists that do not fit each other.
+        InputError: a missing folder or list, no image at all, or lists that do not fit each other.
     """
     folder = root / FOLDER if (root / FOLDER).is_dir() else root
     missing = [n for n in (ATTRIBUTES, PARTITION, IMAGES) if not (folder / n).exists()]
@@ -55,15 +58,18 @@ def read_celeba(
     images = folder / IMAGES
     if (images / IMAGES).is_dir():  # some tools unpack an archive into a folder of its name
         images = images / IMAGES
-    absent = sorted(attributes.keys() - {path.name for path in images.iterdir()})
+    there = {path.name for path in images.iterdir()}
+    absent = sorted(attributes.keys() - there)
+    if len(absent) == len(attributes):
+        raise InputError(f"{images} holds none of the listed images: unpack {IMAGES}.zip again")
     if absent:
-        raise InputError(
-            f"{len(absent)} images are missing, first {images / absent[0]}: unpack "
-            f"{IMAGES}.zip again"
-        )
+        log.warning(
+            "%d of the %d listed images are not in %s, first %s: the others are used",
+            len(absent), len(attributes), images, absent[0],
+        )  # fmt: skip
 
     def part(number: str, what: str) -> Part:
-        chosen = sorted(name for name, value in partition.items() if value == number)
+        chosen = sorted(n for n, value in partition.items() if value == number and n in there)
         if not chosen:
             raise InputError(f"{folder / PARTITION} has no {what} image (split {number})")
         source = FolderSource(
@@ -72,7 +78,7 @@ def read_celeba(
         )  # fmt: skip
         return source, torch.tensor([attributes[name] for name in chosen])
 
-    return (part("0", "training"), part("1", "validation"), part("2", "test")), names
+    return (part("0", "training"), part("1", "validation"), part("2", "test")), names, len(absent)
 
 
 def _read_attributes(path: Path) -> tuple[tuple[str, ...], dict[str, list[bool]]]:

@@ -259,6 +259,7 @@ def _finish(run: training.Training, dataset: Dataset, folder: Path, started: flo
             "name": "task",
             "metrics": {"error": numbers},
             "images": len(dataset.test),
+            "data": dataset.about,
             "config": to_dict(config),
             "victim": victim,
             **results.stamp(device, started),

@@ -48,8 +48,9 @@ def official_celeba(root, how=None, count=60):
         split = [line[:-1] + "0" for line in split]
     (folder / "list_attr_celeba.txt").write_text("\n".join([*head, *lines, ""]))
     (folder / "list_eval_partition.txt").write_text("\n".join([*split, ""]))
-    if how == "image missing":
-        (folder / "img_align_celeba" / "000002.jpg").unlink()
+    if how in ("subset", "no images"):
+        for path in sorted((folder / "img_align_celeba").iterdir())[:: 2 if how == "subset" else 1]:
+            path.unlink()
     elif how in ("not unpacked", "a web page"):
         (folder / "img_align_celeba").rename(folder / "elsewhere")
         (folder / "img_align_celeba.zip").write_bytes(b"<html>")
@@ -106,7 +107,7 @@ def test_the_default_size_is_that_of_the_papers_alexnet(tmp_path):
         ("other partition", "list_eval_partition.txt and list_attr_celeba.txt differ, .*000060"),
         ("bad partition", "line 4: expected an image and 0, 1 or 2"),
         ("no test", r"has no validation image \(split 1\)"),
-        ("image missing", "1 images are missing, first .*000002.jpg"),
+        ("no images", "holds none of the listed images"),
         ("not unpacked", "unpack .*img_align_celeba.zip"),
         ("a web page", "img_align_celeba.zip is no zip archive: .* download it again"),
         ("list missing", r"missing list_attr_celeba.txt\): put the official files"),
@@ -127,6 +128,15 @@ def test_a_folder_of_the_same_name_inside_is_accepted(tmp_path):
     flat = data.load(official_celeba(tmp_path / "flat"))
     nested = data.load(official_celeba(tmp_path / "nested", "nested"))
     assert torch.equal(flat.train.pixels, nested.train.pixels)
+
+
+def test_a_subset_is_taken_and_the_row_says_so(tmp_path, caplog):
+    whole = data.load(official_celeba(tmp_path, "subset"))
+    assert "30 of the 60 listed images are not in" in caplog.text
+    assert whole.about == {
+        "train": 20, "validation": 5, "test": 5,
+        "source": "subset: 30 of the listed images are not there",
+    }  # fmt: skip
 
 
 def test_groups_do_not_apply(tmp_path):

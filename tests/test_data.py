@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -158,8 +159,6 @@ def test_kinds_of_images(tmp_path, mode, channels):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_channels_are_respected(tmp_path, mode, channels):
-    from dataclasses import replace
-
     config = replace(make_folder(tmp_path, mode=mode), channels=channels)
     assert data.load(config).shape == (channels, 10, 12)
     assert data.load(DataConfig(channels=channels)).shape == (channels, 8, 8)
@@ -387,11 +386,49 @@ def test_cifar10_in_the_official_layout(tmp_path, monkeypatch):
     assert whole.labels == ("animal", "vehicle")
 
 
+@pytest.fixture
+def tiny_cifar10(tmp_path, monkeypatch):
+    """A folder of images with CIFAR-10's classes, and a specification that fits it."""
+    names = sorted((*data._ANIMALS, *data._VEHICLES))
+    make_folder(tmp_path / "cifar10", size=(32, 32), count=3, classes=names)
+    train = data.load(DataConfig(dataset="folder", data_dir=tmp_path / "cifar10"))
+    mean, std = data._moments(torch.cat([train.train.pixels, train.validation.pixels]))
+    spec = replace(data.DATASETS["cifar10"], count=30, test_count=30, mean=mean, std=std)
+    monkeypatch.setitem(data.DATASETS, "cifar10", spec)
+    return DataConfig(dataset="cifar10", data_dir=tmp_path, groups="kinds")
+
+
+def test_cifar10_as_a_folder_of_images(tiny_cifar10):
+    for root in (tiny_cifar10.data_dir, tiny_cifar10.data_dir / "cifar10"):
+        config = replace(tiny_cifar10, data_dir=root)
+        whole = data.load(config)
+        assert whole.labels == ("animal", "vehicle")
+        assert whole.about == {
+            "train": 27, "validation": 3, "test": 30,
+            "source": "image folder cifar10, in its own split into training and test images",
+        }  # fmt: skip
+        assert data.whereabouts(config) == (str(tiny_cifar10.data_dir / "cifar10"), 0)
+
+
+def test_a_folder_that_is_not_what_its_name_says_is_refused(tiny_cifar10):
+    root = tiny_cifar10.data_dir / "cifar10"
+    picture = root / "train/cat/0.png"
+    kept = picture.read_bytes()
+    picture.unlink()
+    with pytest.raises(InputError, match=r"is not cifar10: expected 10 classes of 3 training"):
+        data.load(tiny_cifar10)
+    picture.write_bytes(kept)
+    for path in (root / "train").rglob("*.png"):
+        Image.open(path).point(lambda v: v // 2).save(path)
+    with pytest.raises(InputError, match=r"mean and deviation .* differ .* by up to 0\.2"):
+        data.load(tiny_cifar10)
+
+
 def test_cifar100_with_its_superclasses(tmp_path, monkeypatch):
     from torchvision.datasets import CIFAR100
 
     names = sorted(c for row in data._SUPERCLASSES.values() for c in row.split())
-    assert len(set(names)) == 100
+    assert len(set(names)) == data.plan(DataConfig(dataset="cifar100"))[2] == 100
     keys = ("fine_labels", "fine_label_names")
     folder = official_cifar(monkeypatch, tmp_path, CIFAR100, names, keys)
     whole = data.load(DataConfig(dataset="cifar100", data_dir=tmp_path, groups="superclasses"))
