@@ -52,6 +52,34 @@ def test_groups_of_one_block_have_keys_of_their_own():
     torch.testing.assert_close(cosines, torch.ones(3, dtype=torch.float64), atol=1e-5, rtol=0)
 
 
+def shared_directions(released):
+    """How many principal cosines of 1 two groups have, over all pairs of groups of a release."""
+    base = torch.linalg.qr(released.flatten(2).double().mT).Q
+    found = []
+    for a, b in itertools.combinations(base, 2):
+        found.append((torch.linalg.svdvals(a.mT @ b) > 1 - 1e-9).sum().item())
+    return found
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_spans_of_a_release_meet_in_all_or_nothing_unless_drawn_from_the_batch(dim):
+    """The leak: spans that meet in one direction show the one feature that both groups hold."""
+    images = pictures(12).double()
+    for counterparts, group, meets in (
+        ("batch", "decoy", True), ("blocks", "decoy", False), ("blocks", "packed", False),
+    ):  # fmt: skip
+        net = small(dim=dim, counterparts=counterparts, group=group).double()
+        released, _ = net.encode(images, generator=seeded())
+        assert any(0 < n < dim for n in shared_directions(released)) == meets
+    early = small(dim=dim, counterparts="batch", group="packed").double()
+    assert any(0 < n < dim for n in shared_directions(early.encode(images[:11])[0]))
+
+    pool = complexnn.Pool(pictures(60, seed=5).double())
+    net = small(dim=dim, counterparts="batch").double()
+    calls = [net.encode(pictures(2, seed=n).double(), pool=pool)[0] for n in (6, 7, 8)]
+    assert not any(shared_directions(torch.cat(calls)))
+
+
 def test_every_partition_and_every_order_occurs_equally_often():
     rng, count = seeded(), 3000
     alone = torch.arange(4)
