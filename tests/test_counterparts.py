@@ -9,7 +9,7 @@ import torch
 
 import complexnn
 from complexnn import functional as cF
-from complexnn.networks import split
+from complexnn.networks import counterparts
 
 
 def seeded(seed=0):
@@ -65,10 +65,10 @@ def shared_directions(released):
 def test_spans_of_a_release_meet_in_all_or_nothing_unless_drawn_from_the_batch(dim):
     """The leak: spans that meet in one direction show the one feature that both groups hold."""
     images = pictures(12).double()
-    for counterparts, group, meets in (
+    for how, group, meets in (
         ("batch", "decoy", True), ("blocks", "decoy", False), ("blocks", "packed", False),
     ):  # fmt: skip
-        net = small(dim=dim, counterparts=counterparts, group=group).double()
+        net = small(dim=dim, counterparts=how, group=group).double()
         released, _ = net.encode(images, generator=seeded())
         assert any(0 < n < dim for n in shared_directions(released)) == meets
     early = small(dim=dim, counterparts="batch", group="packed").double()
@@ -83,8 +83,8 @@ def test_spans_of_a_release_meet_in_all_or_nothing_unless_drawn_from_the_batch(d
 def test_every_partition_and_every_order_occurs_equally_often():
     rng, count = seeded(), 3000
     alone = torch.arange(4)
-    pairs = [split._blocks(alone, 2, rng)[0, 1].item() for _ in range(count)]
-    orders = [tuple(split._blocks(alone[:3], 3, rng)[0].tolist()) for _ in range(count)]
+    pairs = [counterparts._blocks(alone, 2, rng)[0, 1].item() for _ in range(count)]
+    orders = [tuple(counterparts._blocks(alone[:3], 3, rng)[0].tolist()) for _ in range(count)]
     for found, kinds in ((pairs, {1, 2, 3}), (orders, {(0, 1, 2), (0, 2, 1)})):
         assert set(found) == kinds
         for kind in kinds:
@@ -134,7 +134,7 @@ def test_copies_stand_in_different_blocks(copies):
     ("dim", "copies"), [(2, (0, 0)), (2, (0, 0, 0, 1)), (3, (0, 0, 1)), (3, (0, 0, 0, 1, 2, 3))]
 )
 def test_more_copies_than_blocks_are_refused(dim, copies):
-    with pytest.raises(complexnn.InputError, match="has copies in its group.*pass pool="):
+    with pytest.raises(complexnn.InputError, match=r"has copies in its group.*pass pool="):
         small(dim=dim).encode(pictures(4)[list(copies)])
 
 
@@ -222,10 +222,10 @@ def test_pools_without_a_generator_are_drawn_by_the_operating_system():
     assert torch.equal(*again)
 
 
-@pytest.mark.parametrize("counterparts", ["blocks", "batch"])
-def test_a_bare_tensor_is_no_pool(counterparts):
+@pytest.mark.parametrize("how", ["blocks", "batch"])
+def test_a_bare_tensor_is_no_pool(how):
     with pytest.raises(complexnn.InputError, match="wrap the images once"):
-        small(counterparts=counterparts).encode(pictures(1), pool=pictures(5))
+        small(counterparts=how).encode(pictures(1), pool=pictures(5))
 
 
 @pytest.mark.parametrize(

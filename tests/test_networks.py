@@ -316,7 +316,7 @@ def test_critic_scores_maps_of_any_size(size):
         ("lenet", {"gate": "mixed"}, "unknown gate 'mixed'; known: paper, mixing"),
         ("resnet20", {"kind": "local", "gate": "mixing"}, "gate applies to kind complex only"),
         ("lenet", {"gaussian_decoys": -1}, "gaussian_decoys must not be negative"),
-        ("lenet", {"decoy_scale": 2.0}, "decoy_scale applies to gaussian_decoys above 0 only, not to 0"),
+        ("lenet", {"decoy_scale": 2.0}, "decoy_scale applies to gaussian_decoys above 0"),
         ("lenet", {"gaussian_decoys": 1, "decoy_scale": 0.0}, "decoy_scale must be positive"),
         ("lenet", {"kind": "noisy", "gaussian_decoys": 3}, "gaussian_decoys applies to kind"),
         ("lenet", {"kind": "original", "dim": 3}, "dim applies to kind complex only"),

@@ -98,6 +98,6 @@ def check_finite(images: Tensor, name: str) -> None:
     broken = (~images.isfinite().flatten(1).all(dim=1)).nonzero()
     if len(broken):
         raise InputError(
-            f"{name.format(broken[0].item())} holds NaN or infinity, which would spoil every answer "
-            "of its group: leave it out"
+            f"{name.format(broken[0].item())} holds NaN or infinity, which would spoil every "
+            "answer of its group: leave it out"
         )
