@@ -198,18 +198,25 @@ def test_a_pool_that_is_used_up_refuses_and_stays_as_it_is():
 
 
 def test_a_pool_counts_copies_once_and_never_gives_a_copy_of_a_query():
-    images = pictures(4, seed=5)
+    net, images = small(), pictures(4, seed=5)
     pool = complexnn.Pool(images[[0, 0, 1, 2, 1, 3]])
     assert len(pool) == 4
-    net = small()
-    for _ in range(3):
-        assert torch.cdist(
-            served(net, images[:1], pool).flatten(1), net.features(images[:1]).flatten(1)
-        ).item() > 1e-3  # fmt: skip
+    query = net.features(images[:1]).flatten(1)
+    for left in (2, 1):  # what was a query is in no later group either
+        beside = served(net, images[:1], pool)
+        assert torch.cdist(beside.flatten(1), query).item() > 1e-3
+        assert len(pool) == left
+    beside = served(net, pictures(1), pool)
+    assert torch.cdist(beside.flatten(1), query).item() > 1e-3
     with pytest.raises(complexnn.InputError, match="has 0 left that are no copies"):
-        net.encode(images[:1], pool=pool)
-    assert len(pool) == 1  # the copy, for other queries
-    assert net(images[1:2], pool=pool).shape == (1, 10)
+        net.encode(pictures(1), pool=pool)
+
+
+def test_a_pool_of_copies_of_the_query_refuses_and_keeps_them():
+    pool = complexnn.Pool(pictures(1))
+    with pytest.raises(complexnn.InputError, match="has 0 left that are no copies"):
+        small().encode(pictures(1), pool=pool)
+    assert len(pool) == 1
 
 
 def test_pools_without_a_generator_are_drawn_by_the_operating_system():

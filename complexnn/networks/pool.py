@@ -16,9 +16,9 @@ class Pool:
     """Images that serve as counterparts, each at most once over the pool's life.
 
     Two groups that hold the same image have spans that meet in exactly its feature. So make one
-    pool of the images, and pass it to every call of ``encode``. What was drawn is never drawn
-    again; copies of an image count as that image. Images that were sent as queries do not belong
-    into a pool.
+    pool of the images, and pass it to every call of ``encode``. What was drawn, or sent as a query
+    beside the pool, is never drawn again; copies of an image count as that image. The pool does not
+    know what was sent without it.
 
     Args:
         images: ``(N, C, H, W)``, pixels in [0, 1]. They stay where they are and are not copied.
@@ -74,10 +74,10 @@ class Pool:
         """The images at these places."""
         return self._images[places.to(self._images.device)]
 
-    def use(self, places: Tensor) -> None:
-        """Never draw the images at these places again."""
-        gone = set(places.tolist())
-        self._left = {content: p for content, p in self._left.items() if p not in gone}
+    def use(self, places: Tensor, queries: Tensor) -> None:
+        """Never again draw the images at these places, nor copies of the queries."""
+        gone, sent = set(places.tolist()), set(contents(queries))
+        self._left = {c: p for c, p in self._left.items() if p not in gone and c not in sent}
 
 
 def contents(images: Tensor) -> list[bytes]:
@@ -95,6 +95,8 @@ def check_finite(images: Tensor, name: str) -> None:
     Raises:
         InputError: names the first one.
     """
+    if images.sum().isfinite():  # fast, and any NaN or infinity spoils it
+        return
     broken = (~images.isfinite().flatten(1).all(dim=1)).nonzero()
     if len(broken):
         raise InputError(

@@ -127,7 +127,7 @@ class SplitNet(nn.Module):
         chosen = pool.choose(need, images, generator)
         others = self.features(pool.images(chosen).to(images)) if len(chosen) else None
         groups = self.group(features, generator=generator, pool=others)
-        pool.use(chosen)
+        pool.use(chosen, images)
         return self.rotate(groups, generator=generator)
 
     def features(self, images: Tensor) -> Tensor:
