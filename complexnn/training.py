@@ -57,7 +57,7 @@ def check_sizes(config: NetConfig, sizes: Mapping[str, int]) -> None:
         if size < dim:
             raise InputError(
                 f"groups of {dim} need at least {dim} images, the {name} has {size}: "
-                "lower --dim, or give more"
+                "lower --dim, or give more (--batch-size, --limit-train)"
             )
 
 
