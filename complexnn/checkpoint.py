@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        usual_mode(temporary)
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise InputError(
@@ -40,6 +42,15 @@ def replacing(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def usual_mode(path: Path) -> None:
+    """Give a file the permissions that a new file gets here; libraries that write through temporary
+    files leave it readable by its owner alone."""
+    probe = path.with_name(f".{path.name}.{os.getpid()}.mode.tmp")
+    probe.touch()
+    path.chmod(stat.S_IMODE(probe.stat().st_mode))
+    probe.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -61,8 +72,17 @@ def save(path: Path, module: nn.Module, about: dict[str, Any]) -> None:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Save named tensors, with ``about`` as JSON in the metadata; :func:`read` gives both back."""
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    """Save named tensors, with ``about`` as JSON in the metadata; :func:`read` gives both back.
+
+    Tied weights are written under each of their names.
+    """
+    kept: dict[str, Tensor] = {}
+    memory: set[int] = set()  # which safetensors refuses to write twice
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        start = own.untyped_storage().data_ptr()
+        kept[name] = own.clone() if start in memory else own
+        memory.add(start)
     with replacing(path) as temporary:
         save_file(kept, temporary, _metadata(about))
 
@@ -99,10 +119,11 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def restore(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load ``state`` into ``module``; every name and shape must fit.
+    """Load ``state`` into ``module``; every name and shape must fit, every number be finite.
 
     Raises:
-        InputError: listing missing and unexpected names and wrong shapes.
+        InputError: listing missing and unexpected names and wrong shapes; tensors with NaN or
+            infinity; tied weights of the module that differ in ``state``.
     """
     own = {unwrapped(name): tensor for name, tensor in module.state_dict().items()}
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -116,6 +137,18 @@ def restore(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
             f"{source} does not fit the network: missing {_some(missing)}; "
             f"unexpected {_some(unexpected)}; wrong shape {_some(shapes)}"
         )
+    broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    if broken:
+        raise InputError(
+            f"{source} holds NaN or infinity in {_some(broken)}: its training diverged or the file "
+            "is damaged; train or fetch it again"
+        )
+    first: dict[tuple, str] = {}
+    for name, tensor in own.items():
+        # An empty tensor has no memory to share.
+        place = (tensor.data_ptr() or name, tensor.shape, tensor.stride())
+        if not torch.equal(state[first.setdefault(place, name)], state[name]):
+            raise InputError(f"{source}: {first[place]} and {name} are tied here, but differ there")
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(state[name])

@@ -84,6 +84,11 @@ def problem(folder: Path, entry: dict[str, Any]) -> str | None:
     return None if checkpoint.sha256(path) == entry["sha256"] else "has another sha256"
 
 
+def _fetch(url: str, file: str, caller: pooch.Pooch | None) -> None:
+    pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)(url, file, caller)
+    checkpoint.usual_mode(Path(file))
+
+
 def download(folder: Path, name: str, entry: dict[str, Any]) -> Path:
     """Fetch a file from the first mirror that has it whole; a good file is not fetched again.
 
@@ -95,8 +100,7 @@ def download(folder: Path, name: str, entry: dict[str, Any]) -> Path:
     for url in entry["mirrors"]:
         try:
             fetched = pooch.retrieve(
-                url, f"sha256:{entry['sha256']}", path.name, path.parent,
-                downloader=pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30),
+                url, f"sha256:{entry['sha256']}", path.name, path.parent, downloader=_fetch,
             )  # fmt: skip
             return Path(fetched)
         except (requests.RequestException, ValueError, OSError) as error:

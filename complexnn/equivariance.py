@@ -40,7 +40,8 @@ def check_equivariance(
 
     Raises:
         EquivarianceError: naming the innermost module with an equivariant input and an output
-            that is not, its mode and its error.
+            that is not, or that is not finite, its mode and its error.
+        ValueError: a shape without parts, or a module that does not return one tensor.
     """
     if len(shape) < 3 or shape[1] < 2:
         raise ValueError(f"shape must be (B, d, C, ...) with d of 2 or more, got {tuple(shape)}")
@@ -69,33 +70,52 @@ def check_equivariance(
             worst = max(worst, error)
             if error > atol:
                 kind = type(copied.get_submodule(name)).__name__
+                wrong = f"does not commute with rotation, error {error:.3g}, allowed {atol:g}"
+                if not (output.isfinite().all() and turned_output.isfinite().all()):
+                    wrong = "gives NaN or infinity for features with exact zeros"
                 raise EquivarianceError(
-                    f"{name or 'the module itself'} ({kind}) does not commute with rotation in "
-                    f"{'train' if training else 'eval'} mode: error {error:.3g}, allowed {atol:g}"
+                    f"{name or 'the module itself'} ({kind}) {wrong}, "
+                    f"in {'train' if training else 'eval'} mode"
                 )
+        if not isinstance(plain[-1][2], Tensor):
+            kind = type(plain[-1][2]).__name__
+            raise ValueError(
+                f"{type(module).__name__} returns a {kind}; check one tensor at a time"
+            )
     return worst
 
 
 def _record(module: nn.Module, x: Tensor, training: bool) -> list[tuple[str, list, Any]]:
-    """Run a copy of ``module``; list every call inside it, innermost first."""
+    """Run a copy of ``module``; list every call inside it, innermost first, with its inputs and its
+    output as they were before later layers worked in place."""
     module = copy.deepcopy(module).train(training)
     calls: list[tuple[str, list, Any]] = []
+    running: list[list] = []  # inputs of the calls that have begun
+
+    def kept(value: Any) -> Any:
+        return value.clone() if isinstance(value, Tensor) else value
+
     for name, child in module.named_modules():
+        child.register_forward_pre_hook(
+            lambda _, args, kwargs: running.append([kept(a) for a in (*args, *kwargs.values())]),
+            with_kwargs=True,
+        )
         child.register_forward_hook(
-            lambda _, args, output, name=name: calls.append((name, list(args), output))
+            lambda _, args, output, name=name: calls.append((name, running.pop(), kept(output)))
         )
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # both runs draw the same dropout masks
-        module(x)
+        module(x.clone())
     return calls
 
 
 def _error(plain: Any, turned: Any, keys: Tensor) -> float:
     """Largest deviation of ``turned`` from the rotated ``plain``, relative to values above 1;
-    infinite if there are no parts."""
+    infinite if there are no parts, or numbers that are not finite."""
     if not isinstance(plain, Tensor):
         return 0.0
     if plain.dim() < 3 or plain.shape[:2] != keys.shape[:2] or plain.shape != turned.shape:
         return math.inf
     scale = plain.abs().max().clamp(min=1)
-    return ((turned - cF.rotate(plain, keys)).abs().max() / scale).item()
+    error = ((turned - cF.rotate(plain, keys)).abs().max() / scale).item()
+    return math.inf if math.isnan(error) else error  # comparisons with NaN are false

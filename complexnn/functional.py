@@ -35,10 +35,11 @@ def uniform(shape: tuple[int, ...], generator: Generator | None) -> Tensor:
     """
     if generator is None:
         raw = np.frombuffer(os.urandom(8 * math.prod(shape)), dtype=np.uint64)
-        # 53 random bits, centred between two grid points so that 0 and 1 never occur.
-        return torch.from_numpy(((raw >> 11) + 0.5) * 2.0**-53).reshape(shape)
+        # 52 random bits, centred between two grid points: k + 0.5 is exact up to k = 2^52 - 1,
+        # where one bit more would round the last one up to 1.
+        return torch.from_numpy(((raw >> 12) + 0.5) * 2.0**-52).reshape(shape)
     drawn = torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
-    return drawn.cpu().clamp(min=2.0**-54)
+    return drawn.cpu().clamp(min=2.0**-54, max=1 - 2.0**-53)
 
 
 def normal(shape: tuple[int, ...], generator: Generator | None) -> Tensor:

@@ -3,13 +3,20 @@ memory. Their plain formulas stand in ``functional.py`` and ``layers.py``; tests
 
 Automatic differentiation of the formulas takes three to four times as long on a CPU, since it keeps
 and re-reads every intermediate, and its gradient of a root is NaN at 0.
+
+Second derivatives are those of the plain formulas. A backward pass that is itself to be
+differentiated (``create_graph=True``) goes through :func:`_again`: in the hand-derived steps, the
+saved intermediates would count as constants.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 TINY = 1e-20  # keeps 0 / 0 at 0 without touching any number that a float32 feature can have
@@ -29,8 +36,43 @@ def _dot(x: Tensor, y: Tensor) -> Tensor:
     return total
 
 
+def _again(plain: Callable[..., Tensor], grad: Tensor, *inputs: Tensor) -> list[Tensor | None]:
+    """The gradients of a plain formula, which can be differentiated again: one per input, None for
+    those that need none."""
+    own = [x.view_as(x) for x in inputs]  # an input that is passed twice has two gradients
+    wanted = [x for x in own if x.requires_grad]
+    found = iter(torch.autograd.grad(plain(*own), wanted, grad, create_graph=True))
+    return [next(found) if x.requires_grad else None for x in own]
+
+
+def _refuse_processes() -> None:
+    if processes() > 1:
+        raise RuntimeError(
+            "second derivatives (create_graph=True) through a norm in train mode are taken in one "
+            "process only: the moments that processes share have none"
+        )
+
+
+def _plain_gate(x: Tensor, c: float | None) -> Tensor:
+    """What :class:`Gate` computes."""
+    length = Modulus.apply(at_least_float32(x))
+    axes = tuple(range(3, x.dim())) or (2,)
+    bound = length.mean(axes, keepdim=True) if c is None else torch.full_like(length, c)
+    ratio = length / bound.masked_fill(bound < TINY, math.inf)  # 0 / 0 is 0
+    return x * torch.where(ratio < 1, ratio, 1).to(x.dtype)
+
+
+def _plain_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """What :class:`PowerNorm` computes without shortcut, in one process."""
+    _refuse_processes()
+    axes = tuple(axis for axis in range(x.dim()) if axis != 2)
+    power = at_least_float32(x).square().mean(axes)
+    return scaled(x, weight * torch.rsqrt(power + eps))
+
+
 class Modulus(torch.autograd.Function):
-    r""":math:`\|x\|` over the parts, ``(B, d, C, *) -> (B, 1, C, *)``; gradient 0 at 0."""
+    r""":math:`\|x\|` over the parts, ``(B, d, C, *) -> (B, 1, C, *)``; gradient 0 at 0, all
+    higher derivatives, too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -41,6 +83,8 @@ class Modulus(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         x, length = ctx.saved_tensors
+        if torch.is_grad_enabled():  # x and length are input and output: autograd knows them
+            return x * (grad / length.masked_fill(length < TINY, math.inf))
         return x * (grad / length.clamp(min=TINY))
 
 
@@ -62,6 +106,8 @@ class Gate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         x, ratio, factor, *rest = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return *_again(lambda x: _plain_gate(x, ctx.c), grad, x), None
         bound = rest[0] if rest else ctx.c
         wide = at_least_float32(grad)
         # The factor's slope counts where the ratio is below 1: what threshold_backward lets
@@ -104,17 +150,20 @@ class PowerNorm(torch.autograd.Function):
         power = all_reduced((wide * wide).sum(axes) / ctx.count)
         scale = torch.rsqrt(power + eps)
         ctx.save_for_backward(x, weight, scale)
-        ctx.axes = axes
+        ctx.axes, ctx.eps = axes, eps
         ctx.mark_non_differentiable(power)
         return scaled(x, weight * scale, shortcut), power
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
+        added = grad if ctx.needs_input_grad[3] else None
+        if torch.is_grad_enabled():
+            found = _again(lambda x, weight: _plain_norm(x, weight, ctx.eps), grad, x, weight)
+            return *found, None, added
         along = (at_least_float32(grad) * x).sum(ctx.axes)
         pull = all_reduced(along * weight * scale.pow(3)) / ctx.count
         through = grad * per_channel(weight * scale, grad)
-        added = grad if ctx.needs_input_grad[3] else None
         return through.addcmul_(x, per_channel(-pull, x)), along * scale, None, added
 
 
@@ -134,6 +183,7 @@ class CentredNorm(torch.autograd.Function):
         variance = (square - mean * mean).clamp_(min=0)
         inverse = torch.rsqrt(variance + eps)
         ctx.save_for_backward(x, weight, mean, inverse)
+        ctx.eps = eps
         ctx.mark_non_differentiable(mean, variance)
         scale = weight * inverse
         shift = _along((bias - mean * scale).to(x.dtype), x)
@@ -142,6 +192,14 @@ class CentredNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, inverse = ctx.saved_tensors
+        if torch.is_grad_enabled():
+
+            def plain(x: Tensor, weight: Tensor) -> Tensor:
+                _refuse_processes()
+                return F.batch_norm(x, None, None, weight, training=True, eps=ctx.eps)
+
+            total = at_least_float32(grad).sum(ctx.axes)
+            return *_again(plain, grad, x, weight), total, None
         wide = at_least_float32(grad)
         total = wide.sum(ctx.axes)
         along = ((wide * x).sum(ctx.axes) - mean * total) * inverse
@@ -177,13 +235,21 @@ class NormGate(torch.autograd.Function):
         # Kept negative, as the backward pass compares it.
         closed = length.sqrt_().mul_(_along(-scale.abs() / c, length)).clamp_(min=-1)
         ctx.save_for_backward(x, closed, weight, inverse)
-        ctx.c, ctx.axes = c, axes
+        ctx.c, ctx.axes, ctx.eps = c, axes, eps
         ctx.mark_non_differentiable(power)
         return x * (closed * _along(-scale, closed)).to(x.dtype).unsqueeze(1), power
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, closed, weight, inverse = ctx.saved_tensors
+        if torch.is_grad_enabled():
+
+            def plain(x: Tensor, weight: Tensor) -> Tensor:
+                if ctx.count is None:  # eval mode, where the mean squares are constants
+                    return _plain_gate(scaled(x, weight * inverse), ctx.c)
+                return _plain_gate(_plain_norm(x, weight, ctx.eps), ctx.c)
+
+            return *_again(plain, grad, x, weight), None, None, None
         scale = weight * inverse
         dot = _dot(at_least_float32(grad), at_least_float32(x))
         # Where the gate is not fully open, its factor f = -closed moves with scale and length.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import logging
 import math
 import os
@@ -14,7 +16,6 @@ from functools import partial
 from types import FunctionType
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Generator, Tensor, nn
@@ -77,15 +78,19 @@ def check_groups(data: Dataset, config: TrainConfig) -> None:
 _PURPOSES = ("order", "augment", "keys", "critic", "layers", "evaluation", "attack")
 
 
-def random_for(purpose: str, *where: int) -> Generator:
+def random_for(purpose: str, *where: int | str) -> Generator:
     """The generator of one purpose at one place, such as (seed, epoch, step, rank).
+
+    Places of different length, or that differ in any number or name, have different streams.
 
     Randomness is a function of where a run stands, never of how it came there: a run that goes on
     after an interruption draws what the unbroken run would have drawn.
     """
-    entropy = [_PURPOSES.index(purpose), *where]
-    (state,) = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
-    return Generator().manual_seed(int(state >> 1))
+    if purpose not in _PURPOSES:
+        raise ValueError(f"purpose must be one of {', '.join(_PURPOSES)}, got {purpose!r}")
+    place = [purpose, *(part if isinstance(part, str) else int(part) for part in where)]
+    digest = hashlib.sha256(json.dumps(place).encode()).digest()
+    return Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 # ------------------------------------------------------------------------------ evaluation

@@ -56,6 +56,65 @@ def test_a_wrong_network_is_refused_by_name(tmp_path):
         checkpoint.restore(small(num_classes=7), state, "w")
 
 
+class Tied(nn.Module):
+    """Two names of one weight."""
+
+    def __init__(self, tied=True):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        if tied:
+            self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+def test_tied_weights_come_back_tied(tmp_path):
+    net, other, untied = Tied(), Tied(), Tied(tied=False)
+    checkpoint.save(tmp_path / "w", net, {})
+    state, _ = checkpoint.read(tmp_path / "w")
+    x = torch.randn(3, 4)
+    for target in (other, untied):
+        checkpoint.restore(target, state, "w")
+        assert torch.equal(target(x), net(x))
+    assert other.first.weight is other.second.weight
+    assert untied.first.weight is not untied.second.weight
+    wrong = Tied(tied=False).state_dict()
+    with pytest.raises(InputError, match=r"first.weight and second.weight are tied here"):
+        checkpoint.restore(other, wrong, "w")
+
+
+def test_views_of_one_tensor_are_saved(tmp_path):
+    whole = torch.randn(4, 6)
+    tensors = {"left": whole[:, :3], "right": whole[:, 3:], "turned": whole.T, "none": whole[:0]}
+    checkpoint.save_tensors(tmp_path / "w", tensors, {})
+    assert same(checkpoint.read(tmp_path / "w")[0], tensors)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, value):
+    net = small()
+    with torch.no_grad():
+        net.encoder[1][0].bias[0] = value
+    checkpoint.save(tmp_path / "model.safetensors", net, to_dict(net.config))
+    with pytest.raises(InputError, match=r"NaN or infinity in encoder\.1\.0\.bias: .*train"):
+        complexnn.load(tmp_path)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660)])
+def test_files_have_the_mode_of_any_new_file(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        checkpoint.save(tmp_path / "weights", small(), {})
+        checkpoint.save_state(tmp_path / "state", {"epoch": 1})
+        checkpoint.write_text(tmp_path / "report", "text")
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 3
+    assert {path.stat().st_mode & 0o777 for path in files} == {mode}
+
+
 class Bomb:
     def __reduce__(self):
         return os.mkdir, ("exploded",)

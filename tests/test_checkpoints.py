@@ -79,6 +79,8 @@ def test_download_then_load(tmp_path, server, capsys):
     assert command(tmp_path, "list") == 0
     assert "here" in capsys.readouterr().out
     assert complexnn.load(tmp_path / "tiny", num_classes=3).config.arch == "lenet5"
+    modes = [(tmp_path / n).stat().st_mode for n in ("MANIFEST.json", "tiny/model.safetensors")]
+    assert modes[0] == modes[1]
 
 
 def test_a_good_file_is_not_fetched_again(tmp_path, server):

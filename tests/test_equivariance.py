@@ -29,6 +29,15 @@ class SplitMaxPool(nn.MaxPool2d):
         return cF.per_part(super().forward, x)
 
 
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
 class HiddenReLU(nn.Module):
     """Breaks the rule between two layers that keep it."""
 
@@ -46,6 +55,9 @@ BROKEN = {
     "bias that is still zero": lambda: zero_bias(BiasedConv(3, 3, 1)),
     "independent dropout": lambda: nn.Dropout(0.5),
     "split max pool": lambda: SplitMaxPool(2),
+    "in place": lambda: nn.ReLU(inplace=True),
+    "sign": lambda: Function(torch.sign),
+    "product of parts": lambda: Function(lambda x: x * x.flip(1)),
 }
 
 
@@ -60,6 +72,44 @@ def test_names_the_layer(make):
     with pytest.raises(complexnn.EquivarianceError, match=r"^1 \(\w+\) does not commute") as error:
         complexnn.check_equivariance(module, (4, 2, 3, 6, 6))
     assert "error" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x / x.abs(),
+        lambda x: 1 / x,
+        lambda x: x / x,
+        torch.log,
+        lambda x: x / cF.modulus(x),  # the phase alone, which 0 has none of
+    ],
+)
+def test_numbers_that_are_not_finite_are_no_agreement(function):
+    module = nn.Sequential(layers.SoftGate(), Function(function), layers.SoftGate())
+    with pytest.raises(complexnn.EquivarianceError, match=r"^1 \(Function\) gives NaN or inf"):
+        complexnn.check_equivariance(module, (4, 2, 3, 6, 6))
+    with pytest.raises(complexnn.EquivarianceError, match=r"^the module itself \(Function\)"):
+        complexnn.check_equivariance(Function(function), (4, 2, 3, 6, 6))
+
+
+def test_two_results_are_not_passed_unseen():
+    with pytest.raises(ValueError, match="returns a tuple"):
+        complexnn.check_equivariance(Function(lambda x: (x.relu(), x)), (4, 2, 3, 6, 6))
+
+
+def test_arguments_by_name_are_inputs():
+    """The layer behind the broken one is not at fault."""
+
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = SplitReLU(), layers.SoftGate()
+
+        def forward(self, x):
+            return self.second(x=self.first(x=x))
+
+    with pytest.raises(complexnn.EquivarianceError, match=r"^first"):
+        complexnn.check_equivariance(Named(), (4, 2, 3, 6, 6))
 
 
 def test_names_the_parent_of_a_bare_function():

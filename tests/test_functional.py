@@ -66,6 +66,28 @@ def test_uniform_is_uniform_and_open(generator):
     assert abs(cF.normal((100000,), rng).var() - 1) < 0.03
 
 
+@pytest.mark.parametrize("byte", [0, 255])
+def test_the_last_random_bits_stay_inside(byte, monkeypatch):
+    """The lowest and the highest number that the operating system can give."""
+    monkeypatch.setattr(cF.os, "urandom", lambda count: bytes([byte]) * count)
+    u = cF.uniform((3,), None)
+    assert (u > 0).all()
+    assert (u < 1).all()
+    assert cF.normal((3,), None).abs().max() < 9  # erfinv(1 - 2^-52) sqrt(2) is 8.1
+    assert torch.linalg.det(cF.draw_rotations(2, 2)).sub(1).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("drawn", [0.0, 1 - 2.0**-53, 1.0])
+def test_the_ends_of_torchs_numbers_stay_inside(drawn, monkeypatch, rng):
+    monkeypatch.setattr(
+        torch, "rand", lambda shape, **_: torch.full(shape, drawn, dtype=torch.float64)
+    )
+    u = cF.uniform((3,), rng)
+    assert (u > 0).all()
+    assert (u < 1).all()
+    assert cF.normal((3,), rng).abs().max() < 9
+
+
 @given(st.integers(2, 129), st.integers(1, 8), st.integers(0, 2**32))
 @settings(max_examples=200, deadline=None)
 def test_counterparts_are_never_the_sample_itself(count, others, seed):

@@ -6,6 +6,7 @@ import itertools
 import pytest
 import torch
 
+import complexnn
 from complexnn import functional as cF
 from complexnn import fused, layers
 
@@ -238,3 +239,87 @@ def test_gradients_at_and_near_zero_are_finite(name, size):
     assert torch.isfinite(x.grad).all()
     if size == 0:
         assert not (name == "modulus" and x.grad.any())
+
+
+def away_from_kinks(shape):
+    """Moduli near 0.25 and near 4.25, so that no gate is at its edge; some parts exactly 0."""
+    direction = torch.randn(shape, dtype=torch.float64)
+    if shape[1] > 1:
+        direction[:, 0] *= torch.rand(direction[:, 0].shape) > 0.3
+    small = torch.rand(shape[0], 1, *shape[2:], dtype=torch.float64) * 0.1 + 0.2
+    large = small + 4
+    length = torch.where(torch.rand(small.shape) < 0.5, small, large)
+    length[..., 0], length[..., 1] = small[..., 0], large[..., 1]  # a mean is between the two
+    return (length * torch.nn.functional.normalize(direction, dim=1)).requires_grad_()
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+@pytest.mark.parametrize("name", HAND_DERIVED)
+def test_second_derivatives_are_those_of_the_plain_formulas(name, dim):
+    """Against finite differences of the gradient, and against the formula: gradient-leakage attacks
+    differentiate a gradient. A graph of gradients leaves the gradients themselves alone."""
+    fast, plain = HAND_DERIVED[name]
+    x = away_from_kinks((2, dim, 2, 3))
+    weight, along = torch.randn_like(fast(x)), torch.randn_like(x)
+    ordinary = torch.autograd.grad(fast(x), x, weight)[0]
+    found = []
+    for f in (fast, plain):
+        (gradient,) = torch.autograd.grad(f(x), x, weight, create_graph=True)
+        torch.testing.assert_close(gradient, ordinary, atol=1e-11, rtol=0)
+        found.append(torch.autograd.grad(gradient, x, along)[0])
+    torch.testing.assert_close(*found, atol=1e-9, rtol=1e-9)
+    assert torch.autograd.gradgradcheck(fast, x)
+
+
+@pytest.mark.parametrize("power", [None, WEIGHT.square() + 0.1], ids=["train", "eval"])
+def test_second_derivatives_reach_weights_and_shortcuts(power):
+    x = away_from_kinks((2, 2, 2, 3))
+    weight = WEIGHT.clone().requires_grad_()
+    bias = torch.randn(2, dtype=torch.float64, requires_grad=True)
+
+    def gate(x, weight):
+        return fused.NormGate.apply(x, weight, 1e-5, 1.2, power)[0]
+
+    def norm(x, weight):
+        return fused.PowerNorm.apply(x, weight, 1e-5, x)[0]
+
+    def centred(x, weight, bias):
+        return fused.CentredNorm.apply(x, weight, bias, 1e-5)[0]
+
+    assert torch.autograd.gradgradcheck(gate, (x, weight))
+    assert torch.autograd.gradgradcheck(norm, (x, weight))
+    assert torch.autograd.gradgradcheck(centred, (x[:, 0], weight, bias))
+
+
+@pytest.mark.parametrize("name", ["modulus", "soft gate", "mean gate"])
+def test_second_derivatives_at_zero_are_finite(name):
+    x = torch.zeros(2, 2, 2, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(HAND_DERIVED[name][0](x).sum(), x, create_graph=True)
+    assert not gradient.any()
+    assert torch.autograd.grad((gradient * torch.randn(3)).sum(), x)[0].isfinite().all()
+
+
+def test_several_processes_refuse_second_derivatives(monkeypatch):
+    x = torch.randn(2, 2, 2, 3, requires_grad=True)
+    y = fused.PowerNorm.apply(x, torch.ones(2), 1e-5, None)[0].sum()
+    monkeypatch.setattr(fused, "processes", lambda: 2)
+    with pytest.raises(RuntimeError, match="in one process only"):
+        torch.autograd.grad(y, x, create_graph=True)
+
+
+def test_gradient_leakage_finds_its_slope():
+    """The size of a gradient, differentiated by the images, against central differences."""
+    net = complexnn.build("thin1", image_size=8, num_classes=3).double()
+    images, step = torch.rand(2, 4, 3, 8, 8, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 0])
+
+    def size(images):
+        logits = net(images, generator=torch.Generator().manual_seed(0))
+        loss = torch.nn.functional.cross_entropy(logits, labels)
+        gradients = torch.autograd.grad(loss, list(net.parameters()), create_graph=True)
+        return sum(g.square().sum() for g in gradients)
+
+    images.requires_grad_()
+    slope = (torch.autograd.grad(size(images), images)[0] * step).sum()
+    ahead, behind = (size(images + e * step).detach() for e in (1e-6, -1e-6))
+    torch.testing.assert_close(slope, (ahead - behind) / 2e-6, atol=0, rtol=1e-5)

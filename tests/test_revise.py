@@ -11,6 +11,7 @@ from torchvision import models
 import complexnn
 from complexnn import functional as cF
 from complexnn import layers
+from complexnn.networks.signs import one_signed
 
 
 def looks_trained(module):
@@ -159,6 +160,15 @@ class Learned(nn.Module):
         return x + self.offset
 
 
+class Shortcut(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x) + x
+
+
 def function(body):
     class Module(nn.Module):
         def forward(self, x):
@@ -193,6 +203,65 @@ def function(body):
         (lambda: function(lambda x: x.view(x.dim(), -1)), "asks for the number of axes"),
         (lambda: function(lambda x: F.interpolate(x, x.shape[:2])), "more of a shape"),
         (lambda: function(lambda x: x if x.sum() > 0 else -x), "torch.fx cannot trace"),
+        # Products and quotients.
+        (lambda: function(lambda x: x * x), r"\(mul\): multiplies two features"),
+        (lambda: function(lambda x: torch.mul(x, other=x)), "multiplies two features"),
+        (lambda: function(lambda x: 1 / x), "divides by a feature"),
+        (lambda: function(lambda x: x / x), "divides by a feature"),
+        (lambda: function(lambda x: torch.div(x, 0.1, rounding_mode="floor")), "rounds each part"),
+        (lambda: function(lambda x: x / 0), "divides by something that is no finite number"),
+        (lambda: function(lambda x: x * float("inf")), "scales by something that is no finite"),
+        (lambda: function(lambda x: x * 2j), "scales by something that is no finite"),
+        (lambda: function(lambda x: x * torch.rand(x.shape)), "makes a tensor that is no feature"),
+        (lambda: function(lambda x: x * torch.arange(2.0)), "a stored tensor enters"),
+        (lambda: function(lambda x: x * torch.rand(3)), "draws random numbers of its own"),
+        (lambda: function(lambda x: x**2), r"\(pow\): no equivariant form"),
+        (lambda: function(lambda x: x // 2), r"\(floordiv\): no equivariant form"),
+        (lambda: function(lambda x: x @ x.mT), r"asks for \.mT"),
+        # Sums.
+        (lambda: function(lambda x: x + 1j), "adds a constant"),
+        (lambda: function(lambda x: x + x.shape[2]), "adds something that is no feature"),
+        (lambda: function(lambda x: torch.add(x, x, alpha=-3)), "scales a summand by alpha"),
+        # Shapes.
+        (lambda: function(lambda x: x.T), r"asks for \.T"),
+        (lambda: function(lambda x: torch.flatten(x, end_dim=1)), "flattens other axes"),
+        (lambda: function(lambda x: x.flatten(2)), "flattens other axes"),
+        (lambda: function(lambda x: x.view(x.size(1), -1)), "may mix parts"),
+        (lambda: function(lambda x: x[:1]), r"\(getitem\): no equivariant form"),
+        (lambda: function(lambda x: x.transpose(0, 1)), "no equivariant form"),
+        (lambda: function(lambda x: x * x.shape[-4]), "more of a shape"),
+        # Statistics, windows and borders.
+        (lambda: function(lambda x: x.mean()), "averages over channels or samples"),
+        (lambda: function(lambda x: x.mean(2, dtype=torch.float64)), "takes dtype="),
+        (lambda: function(lambda x: x.amax(2)), r"\(amax\): no equivariant form"),
+        (lambda: function(lambda x: F.pad(x, (0,) * 6 + (1, -1))), "may pad the batch"),
+        (lambda: function(lambda x: F.pad(x, (1, 1), value=1.0)), "not 0"),
+        (lambda: function(lambda x: F.max_pool2d(x, 2, dilation=2)), "is dilated"),
+        (lambda: function(lambda x: torch.max_pool2d(x, 2, 2, 0, 2)), "is dilated"),
+        (
+            lambda: function(lambda x: F.max_pool2d(x, 2, return_indices=True)[0]),
+            r"max_pool2d.*: (no equivariant form|returns indices)",
+        ),
+        (lambda: nn.MaxPool2d(2, return_indices=True), "returns indices"),
+        (lambda: function(lambda x: F.batch_norm(x, None, None, training=True)), "no equivariant"),
+        (lambda: function(F.softmax), "no equivariant form"),
+        (lambda: function(torch.abs), "no equivariant form"),
+        (lambda: function(lambda x: F.interpolate(x, x)), "takes a feature for a setting"),
+        (
+            lambda: function(lambda x: torch.cat([x, torch.ones(2, 4, 8, 8)], 1)),
+            "makes a tensor|a stored tensor|is no feature",
+        ),
+        # Dropout.
+        (lambda: function(lambda x: F.dropout(x, 0.5)), "drops in eval mode, too"),
+        (lambda: nn.Dropout(1.0), r"0 \(Dropout\): p must be in"),
+        # In place, seen by others.
+        (lambda: function(lambda x: (F.relu_(x), x)[1]), "changes in place what is used again"),
+        (lambda: function(lambda x: x.mul_(2) + x), "changes in place what is used again"),
+        (lambda: Shortcut(nn.ReLU(inplace=True)), r"0\.layer, .*\(0\.layer\): changes in place"),
+        # Inputs and results.
+        (lambda: function(lambda x: torch.ones(x.shape)), "makes a tensor that is no feature"),
+        (lambda: function(lambda x: (x, -x)), "the result is not one feature"),
+        (lambda: function(lambda x: x.shape[2]), "the result is not one feature"),
     ],
 )
 def test_what_cannot_be_equivariant_is_refused_by_name(make, message):
@@ -200,7 +269,191 @@ def test_what_cannot_be_equivariant_is_refused_by_name(make, message):
         complexnn.revise(nn.Sequential(make()))
 
 
+def test_two_inputs_are_refused():
+    class Two(nn.Module):
+        def forward(self, x, scale=1.0):
+            return x * scale
+
+    with pytest.raises(complexnn.RevisionError, match="scale: a second input"):
+        complexnn.revise(Two())
+
+
+LATE = {  # what only the shape of the features shows
+    "sum of other axes": (lambda x: x + x.mean([2, 3]), (4, 4, 4), "use keepdim=True"),
+    "mean of samples": (lambda x: x.flatten(1).mean(-2), (4, 2, 2), "averages over channels or s"),
+    "mean of channels": (lambda x: x.flatten(1).mean(-1), (4, 2, 2), "averages over channels or s"),
+    "concatenated parts": (lambda x: torch.cat([x, x], -3), (4, 6), "concatenates along the batch"),
+    "shifted batch": (lambda x: F.pad(x.flatten(1), (0, 0, 1, -1)), (4, 2, 2), "pads the batch"),
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_what_only_the_shape_shows_is_refused_at_the_first_call(name):
+    body, shape, message = LATE[name]
+    revised = complexnn.revise(function(body))
+    with pytest.raises(complexnn.RevisionError, match=message):
+        revised(torch.randn(4, 2, *shape))
+
+
+def test_a_batch_is_not_taken_for_channels():
+    """An axis less than a convolution has, and torch would take the 4 x 2 parts for 8 channels."""
+    revised = complexnn.revise(nn.Conv2d(8, 8, 3, padding=1))
+    with pytest.raises(complexnn.RevisionError, match="needs features"):
+        revised(torch.randn(4, 2, 5, 5))
+
+
+def test_every_obstacle_is_named_with_its_module():
+    model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.GELU(), Squeeze(), nn.Sequential(nn.Sigmoid()))
+    with pytest.raises(complexnn.RevisionError) as error:
+        complexnn.revise(model)
+    text = str(error.value)
+    for obstacle in ("3 obstacles", "1 (GELU)", "2.inner, mul (mul)", "3.0 (Sigmoid)"):
+        assert obstacle in text
+    # Of a stretch, too, with the paths of the network that it was cut from.
+    whole = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Sequential(Squeeze(), nn.ReLU()), nn.Flatten())
+    middle = complexnn.split(whole, after="0", until="1").processing
+    with pytest.raises(complexnn.RevisionError, match=r"^1\.0\.inner, mul \(mul\)"):
+        complexnn.revise(middle)
+
+
+@pytest.mark.parametrize(("setting", "said"), [({"gate": "soft"}, "soft"), ({"dim": 0}, "dim")])
+def test_unknown_settings_are_refused(setting, said):
+    with pytest.raises(complexnn.InputError, match=said):
+        complexnn.revise(nn.ReLU(), **setting)
+
+
+def test_layers_and_calls_do_not_take_each_others_names():
+    """A call's own name may be that of a layer: both must stay."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv2d(4, 4, 1)
+            self.relu = nn.ReLU()
+            self.relu_1 = nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            return self.relu_1(F.relu6(self.relu(self.first(x))))
+
+    revised = complexnn.revise(Net())
+    kinds = [type(m).__name__ for m in revised.modules()]
+    assert (kinds.count("PerPart"), kinds.count("MeanGate"), kinds.count("Bound")) == (2, 2, 1)
+    assert {"first.layer.weight", "relu_1.layer.weight"} == set(revised.state_dict())
+    complexnn.check_equivariance(revised, (2, 2, 4, 3, 3))
+
+
+def test_arguments_of_a_pool_are_kept():
+    x = torch.randn(2, 1, 4, 9, 9).abs()  # where the modulus is the value
+    bodies = [
+        lambda x: F.max_pool2d(x, 3, 2, 1, 1, True),
+        lambda x: torch.max_pool2d(x, 3, 2, 1),
+        lambda x: F.max_pool2d(x, kernel_size=(2, 3), padding=(1, 0), ceil_mode=True),
+        lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
+        lambda x: F.pad(x, (1, 0, 2, 1, 1, 1)),
+        lambda x: x.view(x.shape[0], -1),
+        lambda x: 0 - x - 0.0,
+    ]
+    for body in bodies:
+        assert torch.equal(complexnn.revise(function(body), dim=1)(x)[:, 0], body(x[:, 0]))
+
+
 # ----------------------------------------------------------------------------------- split
+
+
+class Dropping(nn.Module):
+    """Dropout by a call, in a block of its own, before and behind the cuts."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = (nn.Linear(64, 64) for _ in range(3))
+
+    def forward(self, x):
+        for layer in (self.first, self.second, self.third):
+            x = layer(F.dropout(x, 0.5, training=self.training))
+        return x
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_by_a_call_follows_the_mode(training):
+    model = nn.Sequential(Dropping()).train(training)
+    x, state = torch.randn(8, 64), torch.random.get_rng_state()
+    stretches = complexnn.split(model, after="0.first", until="0.second")
+    assert model.training is model[0].training is training
+    for mode in (True, False):
+        model.train(mode)
+        whole = nn.Sequential(*stretches).train(mode)
+        results = []
+        for net in (model, whole):
+            torch.random.set_rng_state(state)
+            results.append(net(x))
+        assert torch.equal(*results)
+        for stretch in stretches:
+            a, b = stretch(x), stretch(x)
+            assert torch.equal(a, b) != mode
+    revised = complexnn.revise(stretches.processing)
+    assert sum(isinstance(m, layers.Dropout) for m in revised.modules()) == 1
+    complexnn.check_equivariance(revised, (3, 2, 64))
+    pair = torch.randn(3, 2, 64)
+    for mode in (True, False):
+        revised.train(mode)
+        assert torch.equal(revised(pair), revised(pair)) != mode
+
+
+def test_a_branch_that_only_training_takes_is_refused():
+    class Auxiliary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            y = self.body(x)
+            if self.training:
+                y = self.head(y)
+            return self.head(y)
+
+    with pytest.raises(complexnn.InputError, match="otherwise in train than in eval mode"):
+        complexnn.split(Auxiliary(), after="body", until="head")
+
+
+def test_networks_that_cannot_be_traced_are_refused_in_one_line():
+    model = nn.Sequential(nn.Linear(4, 4), function(lambda x: x if x.sum() > 0 else -x))
+    with pytest.raises(complexnn.InputError, match="cannot trace Sequential"):
+        complexnn.split(model, after="0", until="1")
+
+
+def test_a_cut_within_a_module_and_at_its_end():
+    model = looks_trained(models.resnet18()).eval()
+    x = torch.rand(2, 3, 64, 64)
+    stretches = complexnn.split(model, after="layer1.0", until="layer1")
+    torch.testing.assert_close(nn.Sequential(*stretches)(x), model(x))
+
+
+def test_a_cut_behind_a_relu_is_warned_of(caplog):
+    complexnn.split(models.resnet18(), after="layer1", until="layer3")
+    assert "the cut behind layer1: nearly all released features have one sign" in caplog.text
+    caplog.clear()
+    complexnn.split(models.resnet18(), after="bn1", until="layer3")
+    assert not caplog.text
+
+
+def test_features_of_one_sign():
+    x = torch.randn(8, 4, 16, 16)
+    assert all(one_signed(y) for y in (x.relu(), -x.abs(), F.leaky_relu(x), x + 4, x.sigmoid()))
+    assert not any(one_signed(y) for y in (x, F.gelu(x), x + 0.5, 0 * x, x[:0]))
+
+
+@pytest.mark.parametrize("kind", ["complex", "original"])
+@pytest.mark.parametrize("relu_end", [True, False])
+def test_a_network_warns_once_of_features_of_one_sign(kind, relu_end, caplog):
+    settings = {"kind": kind} | ({"relu_end": relu_end} if kind == "complex" else {})
+    net = complexnn.build("lenet", image_size=8, **settings)
+    images = torch.rand(4, 3, 8, 8)
+    net(images)
+    assert "one sign" not in caplog.text  # training moves the features yet
+    net.eval()
+    for _ in range(3):
+        net(images)
+    assert caplog.text.count("one sign") == (kind == "complex" and relu_end)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +481,8 @@ def test_the_stretches_are_the_whole(make, after, until):
         ("layer9", "layer3", "no module 'layer9' in ResNet; it has conv1, bn1"),
         ("layer3", "layer1", "layer1 is not behind layer3"),
         ("layer1", "layer2.0.conv1", "more than one tensor crosses it"),
-        ("layer1", "layer1.0", "called 0 times"),
+        ("layer1", "layer1.0", "layer1.0 is not behind layer1"),
+        ("fc", "layer1", "layer1 is not behind fc"),
     ],
 )
 def test_cuts_that_cannot_be(after, until, message):

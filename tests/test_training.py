@@ -8,6 +8,7 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -260,6 +261,16 @@ def test_randomness_depends_on_the_place_alone():
     assert first(0, 1, 2, 0) == first(0, 1, 2, 0)
     places = [(s, e, t, r) for s in (0, 1) for e in (1, 2) for t in (0, 1) for r in (0, 1)]
     assert len({first(*place) for place in places}) == len(places)
+
+
+def test_places_of_different_length_are_different_streams():
+    where = [(), (0,), (0, 0), (3,), (3, 0), (3, 0, 0), (1, 1 << 32), (1, 0, 1), (1 << 32, 1)]
+    where += [("3",), ("3", 0), ("a", "b"), ("ab",)]
+    seeds = {training.random_for("keys", *place).initial_seed() for place in where}
+    assert len(seeds) == len(where)
+    assert training.random_for("keys", np.int64(3)).initial_seed() in seeds
+    with pytest.raises(ValueError, match="order, augment"):
+        training.random_for("kyes", 0)
 
 
 def test_one_cycle_rises_and_falls():

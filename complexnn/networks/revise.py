@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import operator
+import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Literal, get_args
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from complexnn import functional as cF
 from complexnn import layers
-from complexnn.config import InputError
-from complexnn.networks.kit import Gate
+from complexnn.config import InputError, choose
+from complexnn.networks.calls import (
+    Activation,
+    Known,
+    New,
+    RevisionError,
+    refuse_in_place,
+    revised_call,
+    revised_size,
+)
+from complexnn.networks.trace import path_of, trace
 
-
-class RevisionError(InputError):
-    """A layer that has no rotation-equivariant form; names it, says why and what to use instead."""
+Gate = Literal["mean", "fixed"]
 
 
 class PerPart(nn.Module):
@@ -26,8 +31,17 @@ class PerPart(nn.Module):
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
+        name = type(layer).__name__
+        digits = [int(d) for d in "123" if f"{d}d" in name]  # axes of positions of Conv2d, ...
+        self.positions = 2 if isinstance(layer, nn.PixelShuffle) else next(iter(digits), None)
 
     def forward(self, x: Tensor) -> Tensor:
+        # With an axis less, torch takes a batch for the channels of one sample.
+        if self.positions is not None and x.dim() != 3 + self.positions:
+            raise RevisionError(
+                f"{type(self.layer).__name__} needs features (B, d, C, ...) with {self.positions} "
+                f"axes of positions, got {tuple(x.shape)}"
+            )
         return cF.per_part(self.layer, x)
 
 
@@ -38,7 +52,8 @@ def revise(model: nn.Module, *, dim: int = 2, gate: Gate = "mean") -> fx.GraphMo
     gate, batch norm loses its centre and shift, max pooling goes by modulus, dropout has one mask
     for all parts. Sums, concatenations, average pools, interpolation and flattening stay. Weights
     are copied where the rule keeps them; a norm's mean square starts as the mean square that the
-    plain norm had seen, :math:`\sigma^2 + \mu^2`. ``model`` is left as it is.
+    plain norm had seen, :math:`\sigma^2 + \mu^2`. ``model`` is left as it is. Layers keep their
+    paths.
 
     Args:
         model: a module from features ``(B, C, *)`` to features, traceable by ``torch.fx``.
@@ -50,49 +65,130 @@ def revise(model: nn.Module, *, dim: int = 2, gate: Gate = "mean") -> fx.GraphMo
         A module from ``(B, d, C, *)`` to the same with the plain module's output shape.
 
     Raises:
-        RevisionError: naming the layer that has no equivariant form, the reason, and a substitute.
+        RevisionError: naming every layer and call that has no equivariant form, the reason, and a
+            substitute.
+        InputError: an unknown gate, or no parts.
     """
+    choose("gate", gate, get_args(Gate))
+    if dim < 1:
+        raise InputError(f"dim must be 1 or more, got {dim}")
     if fx.Tracer().is_leaf_module(model, ""):
         model = nn.Sequential(model)  # a single layer, which tracing would open
     try:
-        traced = fx.symbolic_trace(model)
-    except Exception as error:  # the tracer passes on whatever the model's own code raised
-        raise RevisionError(
-            f"torch.fx cannot trace {type(model).__name__} ({error}): its forward must not branch "
-            "on values or shapes"
-        ) from error
-    activation = _gate(dim, gate)
-    graph = fx.Graph()
-    modules: dict[str, nn.Module] = {}
-    names: dict[str, str] = {}  # path in the plain network to name in the revised one
-    values: dict[fx.Node, fx.Node] = {}
-    features: set[fx.Node] = set()  # nodes that carry parts; the others are sizes and numbers
-    for node in traced.graph.nodes:
-        inputs = [n for n in node.all_input_nodes if n in features]
-        carries = node.op == "placeholder" or bool(inputs)
-        if node.op == "call_module":
-            name = names.setdefault(node.target, f"{node.target.replace('.', '_')}_{len(names)}")
-            if name not in modules:  # a layer that is called twice stays one layer
-                layer = traced.get_submodule(node.target)
-                modules[name] = _revise_layer(layer, node.target, activation)
-            new = graph.call_module(name, fx.node.map_arg(node.args, values.__getitem__))
-        elif node.op in ("call_function", "call_method"):
-            new, carries = _revise_call(node, graph, values, features, activation, modules)
+        plain = model.graph if _is_traced(model) else trace(model)[0]
+    except InputError as error:
+        raise RevisionError(str(error)) from error
+    return _Revision(model, plain, _gate(dim, gate)).run().train(model.training)
+
+
+def _is_traced(model: nn.Module) -> bool:
+    """Whether ``model`` has a graph of leaf layers: its calls still know their modules, which
+    tracing it again would forget."""
+    tracer = fx.Tracer()
+    return isinstance(model, fx.GraphModule) and all(
+        tracer.is_leaf_module(model.get_submodule(n.target), n.target)
+        for n in model.graph.nodes
+        if n.op == "call_module"
+    )
+
+
+class _Revision:
+    """The plain graph, and what has been made of it so far."""
+
+    def __init__(self, model: nn.Module, plain: fx.Graph, activation: Activation) -> None:
+        self.model, self.plain, self.activation = model, plain, activation
+        self.graph, self.known = fx.Graph(), Known()
+        self.values: dict[fx.Node, fx.Node] = {}  # plain to revised
+        self.modules: dict[str, nn.Module] = {}  # by their paths
+        self.obstacles: list[str] = []
+        calls = [n.target for n in plain.nodes if n.op == "call_module"]
+        self.taken = {p.rsplit(".", i)[0] for p in calls for i in range(p.count(".") + 1)}
+
+    def run(self) -> fx.GraphModule:
+        for node in self.plain.nodes:
+            try:
+                self._revise(node)
+            except RevisionError as error:  # go on, to name the others, too
+                self.obstacles.append(str(error))
+                self.known.features.add(node)
+                self.values[node] = next(iter(self.graph.nodes), None)
+        found = list(dict.fromkeys(self.obstacles))
+        if len(found) > 1:
+            raise RevisionError("\n- ".join([f"{len(found)} obstacles:", *found]))
+        if found:
+            raise RevisionError(found[0])
+        return fx.GraphModule(self.modules, self.graph, type(self.model).__name__)
+
+    def _revise(self, node: fx.Node) -> None:
+        known = self.known
+        if node.op == "placeholder":
+            if known.features:
+                raise RevisionError(f"{node.name}: a second input; one can be revised")
+            known.features.add(node)
+            self.values[node] = self.graph.placeholder(node.name)
+        elif node.op == "output":
+            if node.args[0] not in known.features:
+                raise RevisionError("the result is not one feature; return one tensor")
+            self.graph.output(self.values[node.args[0]])
         elif node.op == "get_attr":
-            raise RevisionError(
-                f"{node.target}: a stored tensor enters the computation, which a rotation of the "
-                "features would not rotate; leave it out or move it to the device's side"
-            )
+            if node.target.rpartition(".")[2] != "training":
+                raise RevisionError(
+                    f"{node.target}: a stored tensor enters the computation, which a rotation of "
+                    "the features would not rotate; leave it out or move it to the device's side"
+                )
+            known.modes.add(node)
+        elif node.op == "call_module":
+            self._call_layer(node)
         else:
-            new = graph.node_copy(node, values.__getitem__)
-        values[node] = new
-        if carries:
-            features.add(node)
-    revised = fx.GraphModule(nn.ModuleDict(modules), graph)
-    return revised.train(model.training)
+            self._call(node)
+
+    def _call_layer(self, node: fx.Node) -> None:
+        path, layer = node.target, self.model.get_submodule(node.target)
+        alone = len(node.args) == 1 and not node.kwargs and node.args[0] in self.known.features
+        _refuse_if(not alone, path, layer, "takes more than one feature", "pass one feature")
+        refuse_in_place(node, layer)
+        if path not in self.modules:  # a layer that is called twice stays one layer
+            try:
+                self.modules[path] = _revise_layer(layer, path, self.activation)
+            except ValueError as error:  # of a constructor, such as a dropout of everything
+                if isinstance(error, RevisionError):
+                    raise
+                raise RevisionError(f"{path} ({type(layer).__name__}): {error}") from error
+        self.values[node] = self.graph.call_module(path, (self.values[node.args[0]],))
+        self.known.features.add(node)
+
+    def _call(self, node: fx.Node) -> None:
+        """A function or method."""
+        size = revised_size(node, self.known)
+        if size is not None:
+            self._put(node, size)
+            return
+        features = [n for n in node.all_input_nodes if n in self.known.features]
+        if not features:
+            raise RevisionError(
+                f"{', '.join(filter(None, (path_of(node), node.name)))}: makes a tensor that is no "
+                "feature; leave it out or move it to the device's side"
+            )
+        refuse_in_place(node, None)
+        new = revised_call(node, self.known, self.activation)
+        if isinstance(new, nn.Module):
+            path = f"{path_of(node)}.{node.name}".lstrip(".")
+            while path in self.taken:
+                path += "_call"
+            self.taken.add(path)
+            self.modules[path] = new
+            self.values[node] = self.graph.call_module(path, (self.values[features[0]],))
+        else:
+            self._put(node, new)
+        self.known.features.add(node)
+
+    def _put(self, node: fx.Node, new: New) -> None:
+        function, *given = new
+        args, kwargs = fx.node.map_arg([*given, {}][:2], self.values.__getitem__)
+        self.values[node] = self.graph.call_function(function, args, kwargs)
 
 
-def _gate(dim: int, gate: Gate) -> Callable[[float | None], nn.Module]:
+def _gate(dim: int, gate: Gate) -> Activation:
     """Constructor of the activation; its argument is the bound of a ReLU6, or None."""
 
     def make(bound: float | None = None) -> nn.Module:
@@ -144,6 +240,9 @@ def _revise_layer(layer: nn.Module, path: str, activation: Callable) -> nn.Modul
         return activation()
     if isinstance(layer, nn.MaxPool2d):
         _refuse_if(layer.dilation not in (1, (1, 1)), path, layer, "is dilated", "use a plain pool")
+        _refuse_if(
+            layer.return_indices, path, layer, "returns indices, one per part", "leave them out"
+        )
         return layers.MaxPool2d(
             layer.kernel_size, layer.stride, layer.padding, ceil_mode=layer.ceil_mode
         )
@@ -158,7 +257,7 @@ def _revise_layer(layer: nn.Module, path: str, activation: Callable) -> nn.Modul
     if isinstance(layer, nn.Identity):
         return nn.Identity()
     if isinstance(layer, _PER_PART):
-        return PerPart(layer)
+        return PerPart(copy.deepcopy(layer))
     for types, reason, instead in _REFUSED:
         _refuse_if(isinstance(layer, types), path, layer, reason, instead)
     raise RevisionError(
@@ -201,142 +300,3 @@ def _revise_norm(layer: nn.modules.batchnorm._BatchNorm, path: str) -> layers.Ba
         _with_weight(norm, layer.weight)
     norm.running_mean_square.copy_(layer.running_var + layer.running_mean.square())
     return norm
-
-
-# --------------------------------------------------------------------------- calls in forward
-
-
-def _revise_call(
-    node: fx.Node,
-    graph: fx.Graph,
-    values: dict[fx.Node, fx.Node],
-    features: set[fx.Node],
-    activation: Callable,
-    modules: dict[str, nn.Module],
-) -> tuple[fx.Node, bool]:
-    """The equivariant form of a function or method call, and whether it yields a feature."""
-    name = node.target if isinstance(node.target, str) else node.target.__name__
-    args = fx.node.map_arg(node.args, values.__getitem__)
-    kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
-    inputs = [n for n in node.all_input_nodes if n in features]
-
-    def refuse(reason: str, instead: str) -> RevisionError:
-        return RevisionError(f"{_where(node)} ({name}): {reason}; {instead}")
-
-    def module(layer: nn.Module) -> tuple[fx.Node, bool]:
-        modules[node.name] = layer
-        return graph.call_module(node.name, (args[0],)), True
-
-    if name == "getitem" and _is_shape(node.args[0], features):
-        return graph.call_function(operator.getitem, (args[0], _behind_parts(node, refuse))), False
-    if name == "size" and inputs and len(node.args) > 1:
-        return graph.call_method("size", (args[0], _behind_parts(node, refuse))), False
-    if name in ("dim", "ndimension") and inputs:
-        raise refuse("asks for the number of axes, of which there is one more", "leave it out")
-    if not inputs or name == "size" or node.target is getattr:
-        return graph.node_copy(node, values.__getitem__), False
-    if name in ("add", "iadd", "sub", "isub", "add_", "sub_"):
-        if len(inputs) < 2 and not all(n in features for n in node.all_input_nodes):
-            raise refuse("adds something that is no feature", "leave it out")
-        if any(isinstance(a, (int, float)) and a != 0 for a in (*node.args, *node.kwargs.values())):
-            raise refuse("adds a constant, which a rotation would not rotate", "leave it out")
-        plain = operator.sub if "sub" in name else operator.add
-        return graph.call_function(plain, args[:2]), True
-    if name in ("mul", "imul", "truediv", "div", "mul_", "div_", "neg"):
-        if len(inputs) > 1:
-            raise refuse(
-                "multiplies two features, which turns their angles into a sum",
-                "use a sum or a concatenation",
-            )
-        if not all(isinstance(a, (int, float, fx.Node)) for a in node.args):
-            raise refuse("scales by something that is no number", "use a number")
-        return graph.node_copy(node, values.__getitem__), True
-    if name == "cat":
-        axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-        if axis == 0:
-            raise refuse("concatenates along the batch", "use dim=1")
-        if axis not in (-3, -1) and axis < 0:
-            raise refuse("may concatenate along the batch", "count the axis from the front")
-        return graph.call_function(torch.cat, (args[0], axis + 1 if axis > 0 else axis)), True
-    if name == "flatten":
-        given = [*node.args[1:], *node.kwargs.values()]
-        if given not in ([1], [1, -1]):
-            raise refuse("flattens other axes than channels and positions", "use flatten(x, 1)")
-        return graph.call_function(torch.flatten, (args[0], 2)), True
-    if name in ("view", "reshape"):
-        own_batch = len(node.args) == 3 and isinstance(node.args[1], fx.Node)
-        if not own_batch or node.args[2] != -1:
-            raise refuse("changes the shape in a way that may mix parts", "use flatten(x, 1)")
-        return graph.call_function(torch.flatten, (args[0], 2)), True
-    if name in ("relu", "relu_", "relu6"):
-        return module(activation(6.0 if name == "relu6" else None))
-    if name == "mean":
-        axes = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
-        axes = axes if isinstance(axes, (list, tuple)) else [axes]
-        if not all(isinstance(a, int) and (a >= 2 or a in (-1, -2)) for a in axes):
-            raise refuse("averages over channels or samples", "average over positions")
-        moved = [a + 1 if a > 0 else a for a in axes]
-        keep = node.kwargs.get("keepdim", node.args[2] if len(node.args) > 2 else False)
-        return graph.call_function(torch.mean, (args[0], moved, keep)), True
-    if name in ("dropout", "feature_dropout", "dropout2d"):
-        p = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
-        return module(layers.Dropout(p, whole_channels=name != "dropout"))
-    if name in ("max_pool2d", "boolean_dispatch"):
-        given = [a for a in node.args[1:] if not isinstance(a, fx.Node)]
-        options = {k: v for k, v in node.kwargs.items() if k in ("stride", "padding", "ceil_mode")}
-        kernel = given[0] if given else node.kwargs["kernel_size"]
-        stride = given[1] if len(given) > 1 else options.pop("stride", None)
-        return module(layers.MaxPool2d(kernel, stride, **options))
-    if name in _PER_PART_CALLS:
-        if name == "pad" and (node.kwargs.get("value", 0) or (len(node.args) > 3 and node.args[3])):
-            raise refuse("pads with a constant that is not 0", "pad with 0")
-        return graph.call_function(_PER_PART_CALLS[name], args, kwargs), True
-    if name in ("contiguous", "clone", "detach"):
-        return graph.node_copy(node, values.__getitem__), True
-    raise refuse(
-        "no equivariant form is known",
-        "build it from sums, concatenations, ReLU, pools and linear layers",
-    )
-
-
-def _is_shape(node: Any, features: set[fx.Node]) -> bool:
-    """Whether a node is the shape of a feature: ``x.shape`` or ``x.size()``."""
-    if not isinstance(node, fx.Node) or node.args[:1] == () or node.args[0] not in features:
-        return False
-    attribute = node.target is getattr and node.args[1] == "shape"
-    return attribute or (node.target == "size" and len(node.args) == 1)
-
-
-def _behind_parts(node: fx.Node, refuse: Callable) -> int | slice:
-    """The index of ``node`` into a shape, moved by the axis of parts that stands before it."""
-
-    def moved(index: int | None) -> int | None:
-        return index + 1 if index is not None and index > 0 else index
-
-    index = node.args[1]
-    if isinstance(index, int):
-        return moved(index)
-    if isinstance(index, slice) and (index.start in (-2, -1) or (index.start or 0) > 0):
-        return slice(moved(index.start), moved(index.stop), index.step)
-    raise refuse("takes more of a shape than sizes behind the batch", "use x.shape[2:]")
-
-
-def _per_part_call(function: Callable) -> Callable:
-    def call(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return cF.per_part(lambda part: function(part, *args, **kwargs), x)
-
-    call.__name__ = call.__qualname__ = f"{function.__name__}_of_every_part"
-    return call
-
-
-_PER_PART_CALLS = {
-    name: _per_part_call(getattr(F, name))
-    for name in ("avg_pool2d", "adaptive_avg_pool2d", "interpolate", "pad", "pixel_shuffle")
-}
-
-
-def _where(node: fx.Node) -> str:
-    """The module whose forward makes a call."""
-    stack = node.meta.get("nn_module_stack") or {}
-    paths = [str(entry[0]) for entry in stack.values() if entry[0]]
-    return f"{paths[-1]}, {node.name}" if paths else node.name

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from complexnn import functional as cF
 from complexnn.config import Group, InputError, NetConfig
 from complexnn.defences import perturb
-from complexnn.networks import counterparts
+from complexnn.networks import counterparts, signs
 from complexnn.networks.pool import Pool, check_finite
 
 
@@ -70,6 +70,7 @@ class SplitNet(nn.Module):
         super().__init__()
         self.encoder, self.processing, self.decoder = encoder, processing, decoder
         self.config = config
+        self._signs_seen = False
         self.to(memory_format=torch.channels_last)
 
     def forward(
@@ -145,7 +146,12 @@ class SplitNet(nn.Module):
             raise InputError(
                 f"images must be floats in [0, 1], got {images.dtype}: divide bytes by 255"
             )
-        return self.encoder(images.contiguous(memory_format=torch.channels_last))
+        features = self.encoder(images.contiguous(memory_format=torch.channels_last))
+        if not (self.training or self._signs_seen or torch.compiler.is_compiling()):
+            self._signs_seen = True  # one look: it costs as much as copying the features
+            if config.kind == "complex" and signs.one_signed(features):
+                signs.warn(f"the encoder of this {config.arch}")
+        return features
 
     def group(
         self,
