@@ -60,7 +60,8 @@ def releases_per_query(config: NetConfig, *, pool: bool = False, filled: bool = 
 
 def rounded_up(value: float) -> str:
     """An ε or δ in two digits that never say less than it is."""
-    return f"{float(Context(prec=2, rounding=ROUND_CEILING).create_decimal(value)):.2g}"
+    rounded = float(Context(prec=2, rounding=ROUND_CEILING).create_decimal(value))
+    return f"{rounded:.2g}" if rounded > 1e-3 else f"{rounded:.1e}"
 
 
 # ------------------------------------------------------------------------------------ one release

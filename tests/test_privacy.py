@@ -13,10 +13,10 @@ from scipy.integrate import quad
 from scipy.stats import binom, chi2
 
 import complexnn
-from complexnn import cli, privacy
+from complexnn import cli, defences, privacy
 from complexnn import functional as cF
 from complexnn.attacks import span
-from complexnn.config import InputError
+from complexnn.config import InputError, NetConfig
 
 
 def history(*steps):
@@ -526,7 +526,9 @@ def test_a_release_of_any_delta_is_never_said_to_be_perfect():
     assert 0 < privacy.composed_delta(5.0, 5000, 1.0, 2) <= 1e-298
 
 
-@pytest.mark.parametrize(("value", "shown"), [(3.862, "3.9"), (4.43, "4.5"), (2.14e-6, "2.2e-06")])
+@pytest.mark.parametrize(
+    ("value", "shown"), [(3.862, "3.9"), (4.43, "4.5"), (2.14e-6, "2.2e-06"), (6e-7, "6.0e-07")]
+)
 def test_what_is_shown_is_rounded_up(value, shown):
     assert privacy.rounded_up(value) == shown
 
@@ -540,6 +542,17 @@ def test_releases_are_as_many_as_groups_that_hold_a_query(group, dim, images, rn
     counted = key.members.flatten().bincount(minlength=images)
     assert counted.tolist() == images * [privacy.releases_per_query(net.config)]
     assert privacy.releases_per_query(net.config, pool=True) == 1
+
+
+@pytest.mark.parametrize("defence", ["none", "laplace", "dropout", "quantise"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_defence_makes_of_a_query_keeps_to_the_bound(defence, dtype, rng):
+    """‖a‖² <= N is what the proof asks of the part that is released, to the last bit."""
+    settings = {"epsilon": 100.0} if defence == "laplace" else {}
+    config = NetConfig(gaussian_decoys=20, defence=defence, **settings)
+    features = 3 * torch.randn(500, 4, 3, 3, generator=rng).to(dtype)
+    released = defences.perturb(features, config, rng)
+    assert released.double().square().sum(dim=(1, 2, 3)).max() <= 36
 
 
 @pytest.mark.parametrize(
