@@ -391,17 +391,21 @@ def for_dataset(net: NetConfig, dataset: Dataset) -> NetConfig:
 
 
 def _proof(config: NetConfig) -> str:
-    """What the Gaussian decoys of ``config`` prove about one release of one query."""
+    """What the Gaussian decoys of ``config`` prove about a query that is sent once."""
     if not config.gaussian_decoys:
         return ""
     numbers = math.prod(topology(config).released)
     freedom = privacy.degrees_of_freedom(numbers, config.gaussian_decoys)
     if freedom < 2:
         return f"; the decoys prove nothing: {numbers} numbers a part need {numbers + 1} or more"
-    epsilon = privacy.epsilon_for(1e-6, freedom, numbers / config.decoy_scale**2)
+    accountant, groups = privacy.Accountant(), privacy.releases_per_query(config)
+    accountant.step(freedom=freedom, ratio=numbers / config.decoy_scale**2, releases=groups)
+    epsilon = accountant.get_epsilon(1e-6)
     if math.isinf(epsilon):
         return "; the decoys prove nothing at a δ of 1e-6: add some, or enlarge them"
-    return f"; one release of a query is ({epsilon:.2g}, 1e-6)-private"
+    where = "the group that holds it" if groups == 1 else f"the {groups} groups that hold it"
+    shown = privacy.rounded_up(epsilon)
+    return f"; a query that is sent once is ({shown}, 1e-6)-private, over {where}"
 
 
 def describe(net: SplitNet, dataset: Dataset) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from complexnn import functional as cF
+from complexnn import metrics
 from complexnn.config import NetConfig
 
 MEAN_BOUND = 1.0  # clipping of the Laplace mechanism: mean absolute value of a query's feature
@@ -17,8 +17,13 @@ MEAN_BOUND = 1.0  # clipping of the Laplace mechanism: mean absolute value of a 
 
 def perturb(features: Tensor, config: NetConfig, generator: Generator | None) -> Tensor:
     """Features ``(B, C, H, W)`` as ``config`` releases them (before a rotation, if it has one)."""
-    if config.gaussian_decoys:
-        features = clip(features)
+    changed = _defended(features, config, generator)
+    return (
+        clip(changed) if config.gaussian_decoys else changed
+    )  # last: it must hold for the release
+
+
+def _defended(features: Tensor, config: NetConfig, generator: Generator | None) -> Tensor:
     if config.kind == "noisy":
         return gaussian(features, config.gamma, generator)
     if config.defence == "laplace":
@@ -48,8 +53,10 @@ def gaussian(features: Tensor, gamma: float, generator: Generator | None) -> Ten
 def clip(features: Tensor) -> Tensor:
     r"""Features scaled down to a mean square of at most 1 for each query: what bounds the norm,
     :math:`\|a\|^2 \le N`, for the proof behind Gaussian decoys (docs/beyond.md)."""
-    power = cF.at_least_float32(features).square().mean(dim=(1, 2, 3), keepdim=True)
-    return features * power.clamp(min=1.0).rsqrt().to(features)
+    power = metrics.double(features).square().mean(dim=(1, 2, 3), keepdim=True)
+    below = 1 - torch.finfo(features.dtype).eps  # rounding must not lift the norm above its bound
+    factor = torch.where(power > 1.0, below * power.clamp(min=1.0).rsqrt(), 1.0)
+    return features * factor.to(features)
 
 
 def laplace(features: Tensor, epsilon: float, generator: Generator | None) -> Tensor:

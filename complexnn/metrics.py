@@ -11,6 +11,13 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure as _ssim
 
+NO_FLOAT64 = {"mps"}  # types of devices whose tensors cannot hold float64
+
+
+def double(x: Tensor) -> Tensor:
+    """``x`` in float64: on its device, or on the CPU where the device has no float64."""
+    return x.cpu().double() if x.device.type in NO_FLOAT64 else x.double()
+
 
 def angle_between(estimate: Tensor, truth: Tensor) -> Tensor:
     r"""Angle in [0, π] between unit vectors along the last axis.

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from complexnn import metrics, privacy, results, tasks
 from complexnn.attacks.membership import Audit
 from complexnn.cli import make_accelerator, open_run, parse, run
 from complexnn.config import InputError, at_least, check_numbers
 from complexnn.images import Dataset, ImageSet
-from complexnn.networks.offloaded import PRESETS, Cost, Guarantee, cost, layers, offload
+from complexnn.networks.offloaded import PRESETS, Cost, Guarantee, Offloaded, cost, layers, offload
 from complexnn.networks.split import SplitNet
 from complexnn.progress import track
 from complexnn.tables import Table, percent
@@ -66,8 +66,10 @@ class OffloadConfig:
         for name in ("epsilon", "delta", "ratio"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.guarantee.delta >= 1:
-            raise InputError(f"delta must be below 1, got {self.delta}")
+        if not privacy.SMALLEST <= self.guarantee.delta < 1:
+            raise InputError(
+                f"delta must be at least {privacy.SMALLEST:g} and below 1, got {self.delta}"
+            )
 
     @property
     def measured_as(self) -> tuple[Any, ...]:
@@ -90,12 +92,11 @@ def evaluate(
     rng = random_for("evaluation", config.seed)
     known = dataset.train.subset(torch.arange(min(CALIBRATION, len(dataset.train))))
     known = _features(net, known, device)
-    epsilon, delta, ratio = config.guarantee
+    epsilon, delta, _ = config.guarantee
     server = offload(net.processing, known, config.guarantee, generator=rng)
-    steps = layers(server)
     audit = Audit(_inputs(server, known[:GALLERY]))
-    for step in steps:
-        step.listener = audit.hear
+    for layer in layers(server):
+        layer.listener = audit.hear
 
     wrong, plainly, same, worst = [], [], [], 0.0
     test = dataset.test
@@ -117,11 +118,11 @@ def evaluate(
 
     error, plain_error = torch.cat(wrong), torch.cat(plainly)
     low, high = metrics.mean_interval(error)
-    costs = [cost(step, size) for step in steps]
+    costs = [cost(layer, size) for layer in layers(server)]
     sums = {name: sum(getattr(c, name) for c in costs) for name in Cost.__annotations__}
     scores = torch.cat([*audit.there, *audit.absent])
     truth = torch.arange(len(scores)) < len(scores) // 2
-    releases, freedom = len(steps), steps[0].freedom
+    accountant = server.accountant
     found = metrics.tpr_at_fpr(scores, truth)
     least, most = metrics.share_interval(found, len(truth) // 2)
     return {
@@ -132,10 +133,10 @@ def evaluate(
         "same_answer": {"value": torch.cat(same).mean().item()},
         "largest_difference": {"value": worst},
         "delta": {
-            "value": privacy.composed_delta(epsilon, freedom, ratio, releases), "epsilon": epsilon,
-            "allowed": delta,
+            "value": accountant.get_delta(epsilon), "epsilon": epsilon, "allowed": delta,
+            "releases": accountant.releases,
         },
-        "degrees_of_freedom": {"value": freedom},
+        "degrees_of_freedom": {"value": layers(server)[0].freedom},
         "server_work": {"value": sums["server"] / sums["plain"]},
         "device_work": {"value": sums["device"] / sums["plain"]},
         "traffic": {"value": sums["traffic"], "plain": float(known[0].numel())},
@@ -145,7 +146,7 @@ def evaluate(
         },
         "detected_at_1_fpr": {
             "value": found, "low": least, "high": most,
-            "bound": privacy.composed_detection(FALSE_ALARMS, freedom, ratio, releases),
+            "bound": accountant.get_detection(FALSE_ALARMS),
             "chance": FALSE_ALARMS,
         },
     }  # fmt: skip
@@ -155,8 +156,8 @@ def _features(net: SplitNet, images: ImageSet, device: torch.device) -> Tensor:
     return torch.cat([net.features(b.images) for b in images.batches(256, device)])
 
 
-def _inputs(server: nn.Module, features: Tensor) -> list[Tensor]:
-    """What each offloaded layer would get for ``features``, clipped."""
+def _inputs(server: Offloaded, features: Tensor) -> list[Tensor]:
+    """What offloaded layers would get for ``features``, clipped, one entry a call."""
     found: list[Tensor] = []
     hooks = [
         layer.register_forward_pre_hook(lambda layer, args: found.append(layer.clipped(args[0])))
@@ -173,10 +174,13 @@ def table(measured: dict[str, dict]) -> Table:
     m = {name: values["value"] for name, values in measured.items()}
     spent, error = measured["delta"], measured["error"]
     seen, found = measured["detected_at_1_fpr"], measured["identified"]
+    allowed = f"allowed: {spent['allowed']:.1e}"
+    if "releases" in spent:  # early rows lack it
+        allowed += f", {spent['releases']} releases"
     rows = [
         ("task error, %", f"{100 * m['error']:.2f}", f"without: {100 * error['plain']:.2f}"),
         ("same answer as without, %", f"{100 * m['same_answer']:.2f}", ""),
-        (f"δ at ε = {spent['epsilon']:g}", f"{m['delta']:.1e}", f"allowed: {spent['allowed']:.1e}"),
+        (f"δ at ε = {spent['epsilon']:g}", privacy.rounded_up(m["delta"]), allowed),
         ("server's work", f"{m['server_work']:.2f}", "1: its layers, no decoys"),
         ("device's work to rotate", f"{m['device_work']:.1f}", "1: those layers, on the device"),
         ("numbers sent per query", f"{m['traffic']:,.0f}", "both ways"),

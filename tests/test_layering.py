@@ -7,7 +7,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROWS = [
-    ["functional", "fused", "metrics", "tasks", "config", "progress", "tables", "privacy"],
+    [
+        "functional",
+        "fused",
+        "metrics",
+        "tasks",
+        "config",
+        "progress",
+        "tables",
+        "privacy",
+        "losses",
+    ],
     ["layers", "equivariance", "checkpoint", "results", "defences"],
     ["images", "folder", "celeba", "cub200", "data"],
     ["networks"],

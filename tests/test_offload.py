@@ -53,6 +53,17 @@ def test_inputs_beyond_the_bound_are_scaled_down_to_it(rng):
     torch.testing.assert_close(layer.clipped(images), images.flatten(1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_clipped_norms_never_exceed_the_bound(dtype, rng):
+    """Not in the last bit either: the decoys' variance is set by the bound."""
+    images = torch.randn(2000, 2, 4, 4, generator=rng).to(dtype)
+    calls = [offloaded.Call(32, 5)]
+    layer = offloaded.Layer(nn.Linear(32, 5), 9, 1.0, rng, bound=1.0, calls=calls)
+    norms = layer.clipped(images).double().square().sum(dim=1).sqrt()
+    assert norms.max() <= 1.0
+    assert norms.min() > 1 - 2.5 * torch.finfo(dtype).eps - 1e-14
+
+
 def test_what_is_sent_is_a_rotated_group_with_gaussian_decoys(rng):
     net, images = network(), torch.randn(20, 2, 4, 4, dtype=torch.float64, generator=rng)
     away = offloaded.offload(net, images, Guarantee(2, 1e-4, 2), generator=rng)
@@ -62,12 +73,12 @@ def test_what_is_sent_is_a_rotated_group_with_gaussian_decoys(rng):
     for _ in range(100):
         away(images)
     freedom = privacy.freedom_for(2, 1e-4, 2, releases=2)
-    assert first.decoys == 32 + freedom - 1
+    assert first.decoys(32) == 32 + freedom - 1
     sent, rows = heard[0]
-    assert sent.shape == (20 + first.decoys, 32)
+    assert sent.shape == (20 + first.decoys(32), 32)
     # XᵀX holds the inputs' own part and a Wishart matrix of the stated freedom and variance.
     noise = torch.stack([s.mT @ s - rows.mT @ rows for s, _ in heard]).mean(0)
-    expected = first.decoys * first.bound**2 / 2
+    expected = first.decoys(32) * first.bound**2 / 2
     torch.testing.assert_close(
         noise / expected, torch.eye(32, dtype=torch.float64), atol=0.06, rtol=0
     )
@@ -83,7 +94,7 @@ def test_cost_counts_multiplications(rng):
     away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
     away(images)
     conv, linear = offloaded.layers(away)
-    n, d = 20 + conv.decoys, 20
+    n, d = 20 + conv.decoys(32), 20
     cost = offloaded.cost(conv, d)
     assert cost.plain == 2 * 9 * 12  # each of 12 outputs
     assert cost.server == pytest.approx(cost.plain * n / d)
@@ -103,6 +114,144 @@ def test_a_dense_key_always_costs_the_device_more_than_the_layer(numbers, output
     assert cost.device > cost.plain
 
 
+class Twice(nn.Module):
+    """One layer that is called twice, under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.second = self.first
+        self.more = False
+
+    def forward(self, x):
+        x = self.second(self.first(x).relu())
+        return self.first(x) if self.more else x
+
+
+def test_every_call_of_a_layer_is_a_release(rng):
+    net, images = Twice(), torch.randn(20, 4, generator=rng)
+    guarantee = Guarantee(1.0, 1e-6, 1.0)
+    away = offloaded.offload(net, images, guarantee, generator=rng)
+    (layer,) = offloaded.layers(away)
+    heard = []
+    layer.listener = lambda *seen: heard.append(seen)
+    torch.testing.assert_close(away(images), net(images), atol=1e-3, rtol=1e-3)
+    assert len(heard) == len(layer.calls) == away.accountant.releases == 2
+    assert layer.freedom == privacy.freedom_for(1.0, 1e-6, 1.0, releases=2)
+    assert layer.freedom > privacy.freedom_for(1.0, 1e-6, 1.0)
+    assert away.accountant.get_delta(1.0) <= 1e-6
+    once = offloaded.cost(layer, 20)
+    layer.calls = layer.calls[:1]
+    assert once.traffic == 2 * offloaded.cost(layer, 20).traffic
+
+
+def test_a_call_that_was_not_counted_is_refused_before_it_sends_anything(rng):
+    net, images = Twice(), torch.randn(20, 4, generator=rng)
+    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
+    away.network.more = True
+    heard = []
+    offloaded.layers(away)[0].listener = lambda *seen: heard.append(seen)
+    with pytest.raises(InputError, match="called more often"):
+        away(images)
+    assert len(heard) == 2
+
+
+def test_a_single_layer_is_offloaded(rng):
+    net, images = nn.Linear(6, 3), torch.randn(20, 6, generator=rng)
+    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
+    assert len(offloaded.layers(away)) == 1
+    torch.testing.assert_close(away(images), net(images), atol=1e-3, rtol=1e-3)
+
+
+def test_a_layer_that_the_forward_pass_goes_around_stays_on_the_device(rng):
+    """Attention reads the weights of its output layer, and never calls it."""
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mix, self.head = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(12, 2)
+
+        def forward(self, x):
+            return self.head(self.mix(x, x, x)[0].flatten(1))
+
+    net, images = Attention().eval(), torch.randn(20, 3, 4, generator=rng)
+    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
+    torch.testing.assert_close(away(images), net(images), atol=1e-3, rtol=1e-3)
+    assert away.accountant.releases == 1
+
+
+def test_tokens_of_a_query_are_one_part(rng):
+    """Inputs (B, T, N) move one part each; (B T, N) would move T of them."""
+    net, images = nn.Sequential(nn.Linear(4, 3)), torch.randn(20, 3, 4, generator=rng)
+    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
+    assert offloaded.layers(away)[0].calls == [(12, 9)]
+    torch.testing.assert_close(away(images), net(images), atol=1e-3, rtol=1e-3)
+    flat = nn.Sequential(nn.Flatten(0, 1), nn.Linear(4, 3))
+    with pytest.raises(InputError, match="gets 60 inputs for 20 queries"):
+        offloaded.offload(flat, images, PRESETS["private"])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_broken_query_is_refused_by_its_index(value, rng):
+    net, images = network(), torch.randn(20, 2, 4, 4, dtype=torch.float64, generator=rng)
+    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
+    heard = []
+    offloaded.layers(away)[0].listener = lambda *seen: heard.append(seen)
+    broken = images.clone()
+    broken[[3, 7], 0, 1, 1] = value
+    with pytest.raises(InputError, match=r"NaN or infinity in query 3, 7 of 20"):
+        away(broken)
+    assert not heard
+    with pytest.raises(InputError, match=r"NaN or infinity in image of the calibration 3, 7 of 20"):
+        offloaded.offload(net, broken, PRESETS["private"])
+
+
+def test_a_query_that_overflows_inside_is_refused_there(rng):
+    net, images = network(torch.float32), torch.randn(20, 2, 4, 4, generator=rng)
+    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
+    away.network[1] = nn.Softplus(threshold=1e9)  # exp overflows
+    away.network[0].layer.bias.data.fill_(1e6)
+    with pytest.raises(InputError, match=r"the input of Linear\(.*\) for query 0, 1, 2"):
+        away(images)
+
+
+def test_training_mode_is_refused(rng):
+    net, images = network(), torch.randn(20, 2, 4, 4, dtype=torch.float64, generator=rng)
+    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
+    with pytest.raises(InputError, match="call eval"):
+        away.train()(images)
+
+
+def test_autocast_rounds_neither_key_nor_decoys(rng):
+    net, images = network(torch.float32), torch.randn(20, 2, 4, 4, generator=rng)
+    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
+    heard = []
+    for layer in offloaded.layers(away):
+        layer.listener = lambda sent, *_: heard.append(sent)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        answers = away(images)
+    torch.testing.assert_close(answers.float(), net(images), atol=0.05, rtol=0.05)
+    for sent in heard:
+        assert sent.dtype == torch.float32
+        assert (sent.bfloat16().float() != sent).float().mean() > 0.9
+
+
+def test_deployment_draws_keys_and_decoys_from_the_operating_system(monkeypatch, rng):
+    net, images = network(), torch.randn(20, 2, 4, 4, dtype=torch.float64, generator=rng)
+    away = offloaded.offload(net, images, PRESETS["private"])
+    asked, heard = [], []
+    source = offloaded.cF.os.urandom
+    monkeypatch.setattr(offloaded.cF.os, "urandom", lambda n: asked.append(n) or source(n))
+    first = offloaded.layers(away)[0]
+    first.listener = lambda sent, *_: heard.append(sent)
+    for _ in range(2):
+        torch.manual_seed(0)
+        away(images)
+    assert not torch.allclose(heard[0], heard[1])
+    n, parts = 32, 20 + first.decoys(32)
+    assert asked[:2] == [8 * first.decoys(32) * n, 8 * parts * parts]
+
+
 def test_no_layer_to_offload_is_refused():
     with pytest.raises(InputError, match="no linear layer"):
         offloaded.offload(nn.ReLU(), torch.zeros(2, 3), PRESETS["private"])
@@ -110,8 +259,9 @@ def test_no_layer_to_offload_is_refused():
 
 def audited(ratio, freedom, rng, groups=40):
     """An audit of one layer with N = 6 numbers and 30 queries of full norm."""
-    layer = offloaded.Layer(nn.Linear(6, 2).double(), freedom, ratio, rng)
-    layer.bound = 1.0
+    calls = [offloaded.Call(6, 2)]
+    linear = nn.Linear(6, 2).double()
+    layer = offloaded.Layer(linear, freedom, ratio, rng, bound=1.0, calls=calls)
     gallery = nn.functional.normalize(torch.randn(50, 6, generator=rng).double(), dim=1)
     audit = Audit([gallery])
     layer.listener = audit.hear
@@ -146,6 +296,8 @@ def test_the_command_measures_a_trained_network(trained_run, tmp_path, capsys):
     measured = row["metrics"]
     assert measured["error"]["value"] == measured["error"]["plain"]
     assert measured["delta"]["value"] <= 1e-6
+    assert measured["delta"]["releases"] == 7
+    assert "allowed: 1.0e-06, 7 releases" in shown
     freedom = privacy.freedom_for(1.0, 1e-6, 1e-3, releases=7)
     assert measured["degrees_of_freedom"]["value"] == freedom
     # k = N + m - 1 decoys beside 100 queries, N from 16 to 256
@@ -165,6 +317,7 @@ def test_the_command_refuses_what_it_cannot_offload(trained_run, tmp_path, capsy
     for words, message in (
         (["--epsilon", "0"], "epsilon must be positive"),
         (["--group-size", "0"], "group_size must be at least 1"),
+        (["--delta", "1e-300"], "delta must be at least 1e-290 and below 1"),
     ):
         assert cli.run(offload.main, ["--victim", str(victim), *words]) == 2
         assert message in capsys.readouterr().err
