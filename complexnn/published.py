@@ -172,7 +172,7 @@ def read_published(path: Path = PUBLISHED) -> dict[str, Any]:
     """
     if not path.is_file():
         raise InputError(f"no {path}: run this from a clone of the repository")
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def tables(folders: Iterable[Path]) -> list[Table]:

@@ -14,6 +14,7 @@ import torch
 from tyro.conf import Positional
 
 from complexnn import published, results, summary, verdicts
+from complexnn.attacks import worst
 from complexnn.checkpoint import write_text
 from complexnn.cli import parse, run
 from complexnn.config import AttackConfig, InputError, NetConfig, from_dict
@@ -143,7 +144,7 @@ def budget_table(folders: tuple[Path, ...]) -> Table:
         for file in sorted(folder.rglob("results.jsonl")):
             for row in results.read_rows(file):
                 measure = MEASURE.get(row.get("family", ""), ("", False))[0]
-                if measure in row["metrics"]:
+                if measure in row["metrics"] and not worst.of_the_old_rule(row):
                     config = from_dict(AttackConfig, row["config"])
                     value = row["metrics"][measure]["value"]
                     if measure == "error":

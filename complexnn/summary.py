@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from complexnn import gaussianity, linearity, offload, published, verdicts
+from complexnn.attacks import worst
 from complexnn.config import InputError, Kind, NetConfig, command, from_dict
 from complexnn.networks.anatomy import dissect
 from complexnn.offload import OffloadConfig
@@ -101,6 +102,7 @@ def main_table(folders: Iterable[Path]) -> Table:
     for (network, data, _), labels in lines(published.collect(folders)).items():
         for runs in sorted(labels.values(), key=lambda r: order.index(r.config.net.kind)):
             attacks = [row for row in runs.attacked.values() if "family" in row]
+            attacks = [row for row in attacks if row["name"] != worst.NAME]
             machines.update(row["device"].partition(",")[0] for row in attacks)
             tasks = [rows["task"] for rows in runs.rows]
             told = command(runs.config, leave_out=("output_dir", "seed", "resume", "overwrite"))

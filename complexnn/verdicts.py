@@ -73,14 +73,13 @@ def newest(folder: Path, attacks: Path | None = None) -> Rows:
 
 
 def _family(rows: Rows, family: str, measure: str) -> list[dict[str, Any]]:
-    """The rows of a family; without a worst case of the old rule, which averaged over images that
-    few attacks saw."""
+    """The rows of a family that hold a measure, without a worst case of the old rule."""
     return [
         row
         for row in rows.values()
         if row.get("family") == family
         and measure in row["metrics"]
-        and (row["name"] != worst.NAME or row.get("rule") == worst.RULE)
+        and not worst.of_the_old_rule(row)
     ]
 
 

@@ -1,8 +1,10 @@
 """Verdicts follow from rows by a rule: hand-made rows on every side of every threshold."""
 
 import hashlib
+import io
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -325,6 +327,33 @@ def test_runs_are_compared_in_a_table_and_a_picture(runs, capsys):
     assert "20 dB (12) by dec(x)" in out
     assert "0 rad" not in out, "an attack on other weights was counted"
     assert picture.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # a terminal's; a C locale's
+def test_where_the_system_is_not_utf8_tables_are_shown_and_files_keep_their_letters(
+    runs, monkeypatch, errors
+):
+    """A label of noise has a γ: escaped on the terminal, not a traceback at the end."""
+    path = runs / "a" / "results.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[0]["config"]["net"] |= {"kind": "noisy"}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page, readme = runs / "page.html", runs / "page.md"
+    readme.write_text("γ\n<!-- results -->\n<!-- end of results -->\n", encoding="utf-8")
+
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii", errors=errors))
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, level=2: encoding or "ascii")
+    assert cli.run(cli.attack_main, ["compare", str(runs / "a")]) == 0
+    words = ["summary", runs, "--html", page, "--markdown", runs / "t.md", "--into", readme]
+    assert cli.run(report.main, list(map(str, words))) == 0
+    sys.stdout.flush()
+    told = shown.getvalue().decode("ascii")
+    assert "noisy \\u03b3=0.2" in told
+    assert "seeds 0, 1, \\u2026" in told
+    for file in (page, runs / "t.md", readme):
+        assert "seeds 0, 1, …" in file.read_text(encoding="utf-8")
+    assert readme.read_text(encoding="utf-8").startswith("γ")
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,11 @@ MEASURES = {"rmse": min, "psnr": max, "ssim": max}  # and what the strongest att
 PerImage = dict[int, dict[str, float]]
 
 
+def of_the_old_rule(row: dict[str, Any]) -> bool:
+    """Whether a row averages over images that few attacks saw: it belongs in no table."""
+    return row["name"] == NAME and row.get("rule") != RULE
+
+
 def table_path(folder: Path, name: str) -> Path:
     """Where the numbers per image of an attack are kept."""
     slug = re.sub(r"[^a-z0-9*]+", "-", name.lower()).strip("-").replace("*", "star")
