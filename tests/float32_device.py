@@ -98,12 +98,19 @@ class Operations(TorchDispatchMode):
 
 
 class Functions(TorchFunctionMode):
-    """``tolist``, which PyTorch refuses for any subclass."""
+    """What no operation shows: ``tolist``, which PyTorch refuses for any subclass, and tensors of
+    given numbers."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
         if func is Tensor.tolist:
             args = tree_map(numbers_of, args)
-        return func(*args, **(kwargs or {}))
+        if (
+            func in (torch.tensor, torch.as_tensor)
+            and torch.device(kwargs.get("device") or "cpu") == DEVICE
+        ):
+            return func(*args, **kwargs | {"device": "cpu"}).to(DEVICE)
+        return func(*args, **kwargs)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The commands on a device that has no float64: every step, every measure and every attack."""
 
 import contextlib
+import dataclasses
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from float32_device import DEVICE, OnDevice, float32_device
 
 from complexnn import cli, metrics, tasks, training
 from complexnn.attacks.roster import ROSTER, applicable
-from complexnn.config import NetConfig
+from complexnn.config import BUDGETS, NetConfig
 from complexnn.results import read_rows
 
 
@@ -86,13 +87,17 @@ def test_training_runs_and_learns_the_same(tmp_path, monkeypatch, kind):
     assert rows[0] == pytest.approx(rows[1], abs=0.02)
 
 
-@pytest.mark.parametrize("groups", ["--dim 2", "--dim 4 --group packed"])
-def test_every_attack_runs(tmp_path, device, groups):
+@pytest.mark.parametrize(
+    "groups", ["--dim 2", pytest.param("--dim 4 --group packed", marks=pytest.mark.slow)]
+)
+def test_every_attack_runs(tmp_path, device, monkeypatch, groups):
+    least = dataclasses.replace(BUDGETS["quick"], steps=2, iterations=2, images=16)
+    monkeypatch.setitem(BUDGETS, "quick", least)
     words = ["--groups", "parity", "--epochs", "1", "--limit-train", "128", "--draws", "1"]
     words += ["--device", DEVICE.type, "--output-dir", str(tmp_path / "victim")]
     assert cli.run(cli.train_main, [*groups.split(), *words]) == 0
     words = ["all", "--victim", str(tmp_path / "victim"), "--device", DEVICE.type]
-    words += ["--budget", "quick", "--steps", "2", "--limit-test", "16", "--draws", "1"]
+    words += ["--budget", "quick", "--draws", "1"]
     assert cli.run(cli.attack_main, words) == 0
     made = {row["name"] for row in read_rows(tmp_path / "victim" / "results.jsonl")}
     net = NetConfig(dim=4, group="packed") if "packed" in groups else NetConfig()
