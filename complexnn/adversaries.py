@@ -148,8 +148,8 @@ class CriticTerm(Term):
             return None
         groups, dim = parts.shape[:2]
         queries = config.net.queries
-        matrix = views(groups, dim, queries, config.wrong_keys, rng).to(parts.device)
         wide = cF.at_least_float32(parts)
+        matrix = views(groups, dim, queries, config.wrong_keys, rng).to(wide)
         shown = cF.rotate(wide.detach(), matrix).requires_grad_()
         for _ in range(config.critic_steps):
             gap, pull = self._critic_step(shown, queries, rng)

@@ -57,7 +57,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a report whole, in a folder that need not be there yet, and say where."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
     log.info("written: %s", path)
 
 

@@ -26,7 +26,7 @@ import tyro
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from complexnn import checkpoint, data, privacy, progress, results, training
+from complexnn import checkpoint, data, privacy, progress, results, tables, training
 from complexnn.config import (
     AttackConfig,
     DataConfig,
@@ -71,6 +71,7 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
         raise progress.Interrupted("terminated; what was finished is kept", number)
 
     _keep_memory()
+    tables.escape_what_cannot_be_shown(sys.stdout)
     handler = logging.StreamHandler(sys.stderr)
     in_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, terminate) if in_main else None

@@ -452,7 +452,7 @@ def _grouping(
                 f"no groups file {path}; built-in groupings of {config.dataset}: {known}"
             )
         try:
-            mapping = json.loads(path.read_text())
+            mapping = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise InputError(f"{path} is not valid JSON: {error}") from error
         if not isinstance(mapping, dict) or not all(isinstance(v, str) for v in mapping.values()):

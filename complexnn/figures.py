@@ -189,7 +189,7 @@ def angles(ours: Sequence[Runs], path: Path) -> str:
     for runs, row in lines:
         y += 1.0 if runs is before else 1.6
         before = runs
-        numbers = row["metrics"]["angle_error"]
+        numbers = verdicts.fair(row, "angle_error", runs.config.net.queries)
         _span(axis, numbers["value"], y, numbers, LOOKS["complex"])
         axis.plot(numbers["chance"], y, marker="|", color=RED, markersize=9)
         labels.append(f"{_short(runs)}: {row['name'].removeprefix('angle ')}")
@@ -242,11 +242,10 @@ def _hidden(axis: Axes, members: list[Runs]) -> None:
     for place, runs in enumerate(members):
         look = LOOKS[runs.config.net.kind]
         for row in _attacks(runs, "property", "error"):
-            numbers = row["metrics"]["error"]
+            numbers = verdicts.fair(row, "error", runs.config.net.queries)
             y = ticks.index(row["name"]) + 0.7 * ((place + 0.5) / len(members) - 0.5)
             _span(axis, numbers["value"], y, numbers, look)
-            blind = min(numbers["chance"], numbers["given_label"])
-            axis.axvline(blind, color=RED, linestyle="--", linewidth=1)
+            axis.axvline(verdicts.blind(numbers), color=RED, linestyle="--", linewidth=1)
         task = 100 * statistics.mean(runs.values("task", "error"))
         label = f"{runs.released} (task error {task:.1f} %)"
         axis.plot([], [], marker=look[1], color=look[0], label=label)

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import special
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure as _ssim
 
 NO_FLOAT64 = {"mps"}  # types of devices whose tensors cannot hold float64
+# Measures that are shares of 0/1 outcomes, by their names in the rows of attacks.
+SHARES = {"error", "top1", "top1_jpeg", "top5"}
+LEAST_GROUPS = 16  # fewer clusters do not tell how much they differ
+_Z = special.ndtri(0.975)
 
 
 def double(x: Tensor) -> Tensor:
@@ -82,7 +87,7 @@ def tpr_at_fpr(scores: Tensor, truth: Tensor, rate: float = 0.01) -> float:
         return math.nan
     allowed = int(rate * len(negative))  # negatives that may lie above the threshold
     threshold = negative.sort(descending=True).values[allowed]
-    return (positive > threshold).double().mean().item()
+    return double(positive > threshold).mean().item()
 
 
 def distance_correlation(x: Tensor, y: Tensor) -> Tensor:
@@ -108,25 +113,89 @@ def _centred_distances(x: Tensor) -> Tensor:
     return distances - rows[:, None] - rows + rows.mean()
 
 
-def mean_interval(values: Tensor, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of per-sample ``values`` (percentile method).
+def mean_interval(
+    values: Tensor, *, groups: Tensor | None = None, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean of per-image ``values``: percentiles, expanded for few
+    samples as by Hesterberg (2015, The American Statistician 69, section 4.2).
 
-    Several draws of one image are not independent: average them first.
+    Images with one number in ``groups`` are not independent, as where they share a key: groups are
+    drawn, not images. Fewer than :data:`LEAST_GROUPS` are too few to trust the interval. Several
+    draws of one image are not independent either: average them first. Values in {0, 1} need
+    :func:`share_interval_of`: all zeros would give (0, 0).
+
+    Shape: ``(N,)``, ``groups`` ``(N,)`` int.
     """
-    array = values.double().cpu().numpy()
+    sums, counts = _clusters(values, groups)
+    size = len(sums)
     rng = np.random.default_rng(seed)
-    means = [rng.choice(array, array.size).mean() for _ in range(resamples)]
-    low, high = np.percentile(means, [2.5, 97.5])
+    means = []
+    for _ in range(resamples):
+        drawn = rng.integers(size, size=size)
+        means.append(sums[drawn].sum() / counts[drawn].sum())
+    tail = 50.0
+    if size > 1:
+        tail = 100 * special.ndtr(-((size / (size - 1)) ** 0.5) * special.stdtrit(size - 1, 0.975))
+    low, high = np.percentile(means, [tail, 100 - tail])
     return float(low), float(high)
 
 
-def share_interval(share: float, count: int) -> tuple[float, float]:
-    """95 % Wilson interval of a share out of ``count`` independent trials."""
-    z = 1.959963984540054
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+def _clusters(values: Tensor, groups: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and number of the values of each group; without groups each value is its own."""
+    array = values.detach().cpu().double().numpy()
+    if groups is None:
+        return array, np.ones(len(array))
+    _, places = np.unique(groups.cpu().numpy(), return_inverse=True)
+    return np.bincount(places, weights=array), np.bincount(places).astype(float)
+
+
+def share_interval(share: float, count: float) -> tuple[float, float]:
+    """95 % interval of a share out of ``count`` independent trials (Wilson 1927)."""
+    if count <= 0:
+        return 0.0, 1.0
+    centre = (share + _Z * _Z / (2 * count)) / (1 + _Z * _Z / count)
     half = (
-        z
-        / (1 + z * z / count)
-        * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+        _Z
+        / (1 + _Z * _Z / count)
+        * math.sqrt(share * (1 - share) / count + _Z * _Z / (4 * count * count))
     )
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def share_interval_of(
+    values: Tensor, groups: Tensor | None = None, *, trials: int = 1
+) -> tuple[float, float]:
+    """95 % interval of the mean of per-image shares of 0/1 outcomes: Wilson's, at
+    :func:`effective_count` trials. Several draws of one image are averaged first: they are one
+    trial, not several."""
+    return share_interval(double(values).mean().item(), effective_count(values, groups, trials))
+
+
+def effective_count(values: Tensor, groups: Tensor | None = None, trials: int = 1) -> float:
+    r"""How many independent 0/1 trials tell as much about a share as these values do.
+
+    :math:`p (1 - p) / V` with V the variance of the mean between clusters, times
+    :math:`(z / t_{G-1})^2` for the few clusters that V rests on (Korn and Graubard 1998, Survey
+    Methodology 24). At least the G clusters, each of which may be one trial repeated; at most
+    ``trials`` independent ones for each value, such as the attributes of an image. Where every
+    outcome is the same, nothing tells how much clusters differ: G.
+    """
+    sums, counts = _clusters(values, groups)
+    clusters, share = len(sums), sums.sum() / counts.sum()
+    if clusters < 2 or share in (0, 1):
+        return clusters
+    spread = np.square(sums - share * counts).sum() * clusters / (clusters - 1)
+    variance = spread / counts.sum() ** 2
+    most = trials * len(values)
+    if variance == 0:
+        return most
+    few = (_Z / special.stdtrit(clusters - 1, 0.975)) ** 2
+    return float(np.clip(share * (1 - share) / variance * few, clusters, most))
+
+
+def interval(measure: str, values: Tensor, groups: Tensor | None = None) -> tuple[float, float]:
+    """The 95 % interval that suits a measure: :func:`share_interval_of` for :data:`SHARES`,
+    :func:`mean_interval` for all others."""
+    if measure in SHARES:
+        return share_interval_of(values, groups)
+    return mean_interval(values, groups=groups)

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import torch
 from tyro.conf import Positional
 
-from complexnn import published, results, summary
+from complexnn import published, results, summary, verdicts
+from complexnn.attacks import worst
 from complexnn.checkpoint import write_text
 from complexnn.cli import parse, run
 from complexnn.config import AttackConfig, InputError, NetConfig, from_dict
@@ -23,7 +24,7 @@ from complexnn.tables import Table, page
 from complexnn.verdicts import MEASURE
 
 COLUMNS = ("network", "task error", "angle error", "reconstruction RMSE", "property error")
-BESIDE = ("", "chance", "chance", "mean image", "chance; task label known")
+BESIDE = ("", "chance", "chance", "mean image", "task label known")
 
 
 @dataclass(frozen=True)
@@ -54,21 +55,6 @@ def latest(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in rows}
 
 
-def strongest(
-    rows: dict[str, dict[str, Any]], prefix: str, metric: str
-) -> tuple[str, dict[str, Any]] | None:
-    """The attack of a family with the lowest error, and its numbers."""
-    family = {
-        name.removeprefix(prefix).strip(): row["metrics"][metric]
-        for name, row in rows.items()
-        if name.startswith(prefix) and metric in row["metrics"]
-    }
-    if not family:
-        return None
-    name = min(family, key=lambda n: family[n]["value"])
-    return name, family[name]
-
-
 def line(folder: Path) -> list[str]:
     """A run as one line of the table.
 
@@ -82,20 +68,20 @@ def line(folder: Path) -> list[str]:
     cells = [f"{net.arch} {net.label}"]
     task = rows["task"]["metrics"]["error"]
     cells.append(f"{100 * task['value']:.1f} % ({100 * task['chance']:.0f} %)")
-    found = strongest(rows, "angle", "angle_error")
+    found = verdicts.strongest(rows, "angle")
     cells.append("no key" if found is None else "{value:.3f} rad ({chance:.3f})".format(**found[1]))
-    found = strongest(rows, "inversion", "rmse")
+    found = verdicts.strongest(rows, "inversion", "rmse")
     cells.append(
         "not run"
         if found is None
         else "{value:.3f} ({floor:.3f}) by {0}".format(*found[:1], **found[1])
     )
-    found = strongest(rows, "property", "error")
+    found = verdicts.strongest(rows, "property")
     cells.append(
         "not run"
         if found is None
-        else f"{100 * found[1]['value']:.1f} % ({100 * found[1]['chance']:.0f} %; "
-        f"{100 * found[1]['given_label']:.0f} %) by {found[0]}"
+        else f"{100 * found[1]['value']:.1f} % "
+        f"({100 * verdicts.blind(found[1]):.0f} %) by {found[0]}"
     )
     return cells
 
@@ -158,7 +144,7 @@ def budget_table(folders: tuple[Path, ...]) -> Table:
         for file in sorted(folder.rglob("results.jsonl")):
             for row in results.read_rows(file):
                 measure = MEASURE.get(row.get("family", ""), ("", False))[0]
-                if measure in row["metrics"]:
+                if measure in row["metrics"] and not worst.of_the_old_rule(row):
                     config = from_dict(AttackConfig, row["config"])
                     value = row["metrics"][measure]["value"]
                     if measure == "error":

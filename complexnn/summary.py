@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from complexnn import gaussianity, linearity, offload, published, verdicts
+from complexnn.attacks import worst
 from complexnn.config import InputError, Kind, NetConfig, command, from_dict
 from complexnn.networks.anatomy import dissect
 from complexnn.offload import OffloadConfig
@@ -77,7 +78,7 @@ def verdict_table(folders: Iterable[Path]) -> Table:
             if runs.config.net.label != KINDS["complex"] or not fully_trained:
                 continue
             if any(row.get("family") in families for row in rows.values()):
-                verdict, why = verdicts.judge(claim, rows)
+                verdict, why = verdicts.marked(claim, rows)
                 found.append((f"the {claim} is hidden", runs.network, runs.dataset, verdict, why))
     found.sort(key=lambda line: line[0])
     return Table(
@@ -89,7 +90,8 @@ REACHED = ("kind", "task error in %", "angle error in rad", "PSNR in dB", "ident
 REACHED_NOTE = (
     "Task error: mean and deviation over seeds 0, 1, …, or one seed with its 95 % interval. "
     "Angle, PSNR: the strongest attack (beside blind guessing; beside the mean image). "
-    "Identified: the attack that most often finds the input among 1,000 candidates."
+    "Identified: the attack that most often finds the input among 1,000 candidates, with its 95 % "
+    "interval (beside chance)."
 )
 
 
@@ -100,6 +102,7 @@ def main_table(folders: Iterable[Path]) -> Table:
     for (network, data, _), labels in lines(published.collect(folders)).items():
         for runs in sorted(labels.values(), key=lambda r: order.index(r.config.net.kind)):
             attacks = [row for row in runs.attacked.values() if "family" in row]
+            attacks = [row for row in attacks if row["name"] != worst.NAME]
             machines.update(row["device"].partition(",")[0] for row in attacks)
             tasks = [rows["task"] for rows in runs.rows]
             told = command(runs.config, leave_out=("output_dir", "seed", "resume", "overwrite"))
@@ -202,7 +205,7 @@ def frontier_table(folders: Iterable[Path]) -> Table:
             f"{share:.0f} [{low:.0f}, {high:.0f}]",
             f"{cost / plain:.2f}",
             f"{leak['value'] - leak['floor']:.1f}",
-            f"{100 * place.identified['value']:.1f}",
+            percent(place.identified),
             *(
                 _leak(rows, family, "chance") if net.parts > 1 else "no key"
                 for family in ("angle", "intersection")
@@ -233,7 +236,7 @@ def property_table(folders: Iterable[Path]) -> Table:
             continue
         name, error = best
         right = 1 - error["value"], 1 - error["high"], 1 - error["low"]
-        blind = 1 - min(error["chance"], error["given_label"])
+        blind = 1 - verdicts.blind(error)
         control = error.get("control")
         lines.append((
             runs.trained, runs.released,
@@ -343,7 +346,7 @@ def _identified(rows: verdicts.Rows) -> str:
     best = verdicts.identified(rows)
     if best is None:
         return "not attacked"
-    return f"{100 * best['value']:.1f} ({100 * best['chance']:.1f})"
+    return f"{percent(best)} ({100 * best['chance']:.1f})"
 
 
 def write_into(page: Path, tables: Iterable[Table]) -> str:
@@ -352,7 +355,7 @@ def write_into(page: Path, tables: Iterable[Table]) -> str:
     Raises:
         InputError: a page without the two marks.
     """
-    before, begin, rest = page.read_text().partition(MARKS[0])
+    before, begin, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
     if not (begin and end):
         raise InputError(f"{page} has no lines {' and '.join(MARKS)}")

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import html
+import io
 from dataclasses import dataclass
+from typing import TextIO
+
+
+def escape_what_cannot_be_shown(stream: TextIO) -> None:
+    """Let a stream write what its encoding lacks, such as γ on a terminal that is not UTF-8, as
+    ``\\u03b3`` instead of failing at the end of a command. Files are UTF-8 everywhere."""
+    if isinstance(stream, io.TextIOWrapper) and stream.errors != "backslashreplace":
+        stream.reconfigure(errors="backslashreplace")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from complexnn.metrics import double
+
 
 def loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Loss of each image, attributes averaged: ``(B, K) -> (B,)``."""
@@ -27,11 +29,12 @@ def answers(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def errors(given: Tensor, labels: Tensor) -> Tensor:
-    """Error of each image in [0, 1], float64: answers and labels ``(..., B)`` or ``(..., B, A)``.
+    """Error of each image in [0, 1], float64 (:func:`complexnn.metrics.double`): answers and labels
+    ``(..., B)`` or ``(..., B, A)``.
 
     Leading axes of ``given``, such as draws, are kept.
     """
-    wrong = (given != labels).double()
+    wrong = double(given != labels)
     return wrong if labels.dim() == 1 else wrong.mean(dim=-1)
 
 
@@ -39,7 +42,7 @@ def most_common(labels: Tensor) -> Tensor:
     """The best answer without seeing anything: the most common class, or each attribute's."""
     if labels.dim() == 1:
         return labels.bincount().argmax()
-    return labels.double().mean(dim=0) > 0.5
+    return (double(labels).mean(dim=0) > 0.5).to(labels.device)
 
 
 def blind_error(labels: Tensor, seen: Tensor | None = None) -> float:
@@ -54,6 +57,7 @@ def balanced_accuracy(given: Tensor, labels: Tensor) -> float:
     if labels.dim() == 2:
         pairs = zip(given.unbind(dim=1), labels.unbind(dim=1), strict=True)
         return sum(balanced_accuracy(g, t) for g, t in pairs) / labels.shape[1]
-    hits = (given == labels).double()
+    hits = double(given == labels)
+    labels = labels.to(hits.device)
     shares = [hits[labels == label].mean() for label in labels.unique()]
     return torch.stack(shares).mean().item()

@@ -25,7 +25,7 @@ from complexnn import tasks
 from complexnn.adversaries import Step, make_terms
 from complexnn.config import InputError, NetConfig, TrainConfig
 from complexnn.images import Augmentation, Batch, Dataset, ImageSet
-from complexnn.metrics import mean_interval, share_interval
+from complexnn.metrics import share_interval_of
 from complexnn.networks.split import SplitNet
 from complexnn.progress import Interrupted, Stop, deferred_signals, duration, track
 
@@ -149,10 +149,9 @@ def _test_batches(
 
 
 def error_interval(errors: Tensor, labels: Tensor) -> tuple[float, float]:
-    """The 95 % interval of a mean error, from each image's."""
-    if labels.dim() == 1:
-        return share_interval(errors.mean().item(), len(errors))
-    return mean_interval(errors)
+    """The 95 % interval of a mean error, from each image's; attributes of an image are trials of
+    their own as far as they err independently."""
+    return share_interval_of(errors, trials=1 if labels.dim() == 1 else labels.shape[1])
 
 
 # -------------------------------------------------------------------------------- training

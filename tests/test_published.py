@@ -17,8 +17,9 @@ def rows_of(folder, *, seed=0, error=0.09, angle=None, net=None, **settings):
     task = {"name": "task", "metrics": {"error": {"value": error}}, "config": to_dict(config)}
     rows = [task | about]
     if angle is not None:
-        measured = {"angle_error": {"value": angle, "chance": 1.5708}}
-        rows.append({"name": "angle", "metrics": measured, "config": {}} | about)
+        measured = {"angle_error": {"value": angle, "low": angle, "high": angle, "chance": 1.5708}}
+        attack = {"name": "angle ica", "family": "angle", "metrics": measured, "images": 100}
+        rows.append(attack | {"config": {}} | about)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "results.jsonl").open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)

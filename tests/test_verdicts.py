@@ -1,14 +1,21 @@
 """Verdicts follow from rows by a rule: hand-made rows on every side of every threshold."""
 
 import hashlib
+import io
 import json
 import re
+import sys
+from pathlib import Path
 
 import pytest
 
-from complexnn import cli, verdicts
+from complexnn import cli, report, verdicts
+from complexnn.attacks import worst
 from complexnn.attacks.roster import ROSTER, applicable
 from complexnn.config import NetConfig, TrainConfig, to_dict
+from complexnn.results import read_rows
+
+ROOT = Path(__file__).parent.parent
 
 
 def row(name, metrics, **more):
@@ -42,12 +49,12 @@ def test_no_key_no_verdict():
     assert verdicts.angle_verdict({})[0] == "undecided"
 
 
-def inversion(psnr, *, control=22.0, top1=0.001, width=0.01):
+def inversion(psnr, *, control=22.0, top1=0.001, width=0.01, images=10_000):
     metrics = {
         "psnr": numbers(psnr, width, floor=12.0, control=control),
         "top1": numbers(top1, 0.0005, chance=0.001),
     }
-    return rows(row("inversion dec(x)", metrics))
+    return rows(row("inversion dec(x)", metrics, images=images))
 
 
 @pytest.mark.parametrize(
@@ -60,6 +67,12 @@ def inversion(psnr, *, control=22.0, top1=0.001, width=0.01):
         (inversion(12.5, top1=0.02), "FAILS"),
         (inversion(18, control=14.0), "undecided"),  # the attack does not work without protection
         (inversion(18, control=None), "undecided"),
+        # Nothing is known from a few images, whatever their own numbers are.
+        (inversion(12.5, top1=0, images=8), "undecided"),
+        (inversion(12.5, top1=0, images=500), "undecided"),
+        (inversion(12.5, top1=0.001, images=2000), "undecided"),
+        (inversion(12.5, width=2), "undecided"),
+        (inversion(14, width=0.5), "weakened"),
         ({}, "undecided"),
     ],
 )
@@ -71,7 +84,7 @@ def test_the_span_alone_can_break_the_input():
     spanned = row("span", {"top1": numbers(1.0, 0.0, chance=0.001)})
     verdict, why = verdicts.input_verdict(inversion(12.0) | rows(spanned))
     assert verdict == "FAILS"
-    assert "100.0 % identified, chance 0.1 %" in why
+    assert "100.0 [96.3, 100.0] % identified, chance 0.1 %" in why
 
 
 @pytest.mark.parametrize(
@@ -86,7 +99,8 @@ def test_the_span_alone_can_break_the_input():
 )
 def test_the_property_is_judged_against_what_the_label_tells(error, control, verdict):
     metrics = {"error": numbers(error, chance=0.9, given_label=0.8, control=control)}
-    assert verdicts.property_verdict(rows(row("property features", metrics)))[0] == verdict
+    found = rows(row("property features", metrics, images=2000))
+    assert verdicts.property_verdict(found)[0] == verdict
 
 
 @pytest.mark.parametrize(
@@ -112,6 +126,164 @@ def test_who_withstood_some_attacks_only_is_undecided(error, left_out, verdict):
     found, why = verdicts.judge("angle", rows(task, *made))
     assert found == verdict
     assert why.endswith(f"not run: {left_out}") == (found == "undecided")
+
+
+def test_a_few_wrong_guesses_do_not_withstand_the_property():
+    metrics = {"error": numbers(0.8, chance=0.9, given_label=0.8, control=0.1)}
+    found = rows(row("property features", metrics, images=30))
+    verdict, why = verdicts.property_verdict(found)
+    assert verdict == "undecided"
+    assert "too few images" in why
+
+
+@pytest.mark.parametrize(
+    ("error", "width", "verdict"),
+    [(1.2, 0.1, "weakened"), (1.2, 0.5, "undecided"), (1.5, 0.5, "undecided")],
+)
+def test_an_angle_that_may_be_guessed_blindly_is_not_weakened(error, width, verdict):
+    found = rows(row("angle ica", {"angle_error": numbers(error, width, chance=1.57)}))
+    assert verdicts.angle_verdict(found)[0] == verdict
+
+
+def task_of(**net):
+    return {"name": "task", "config": to_dict(TrainConfig(net=NetConfig(**net)))}
+
+
+@pytest.mark.parametrize(
+    ("error", "images", "verdict"),
+    [
+        (1.5, 8 * 16, "withstood these attacks"),
+        (1.5, 8 * 15, "undecided"),  # fifteen groups
+        (0.1, 8 * 16, "FAILS"),
+        (0.1, 8 * 2, "weakened"),  # two groups, by Student's t, say little
+    ],
+)
+def test_images_that_share_a_key_count_as_one(error, images, verdict):
+    metrics = {"angle_error": numbers(error, 0.01 if error > 1 else 0.05, chance=1.57)}
+    packed = task_of(group="packed", dim=8)
+    found = rows(packed, row("angle dss", metrics, images=images))
+    assert verdicts.angle_verdict(found)[0] == verdict
+    # A row that tells its groups has its interval over them.
+    told = rows(packed, row("angle dss", metrics, images=images, groups=images))
+    expected = {"undecided": "withstood these attacks", "weakened": "FAILS"}
+    assert verdicts.angle_verdict(told)[0] == expected.get(verdict, verdict)
+
+
+def test_shares_of_old_rows_get_wilson_intervals():
+    """Bootstrap intervals of nothing found are [0, 0]."""
+    old = row("span", {"top1": numbers(0.0, 0.0, chance=0.001)}, images=8)
+    seen = verdicts.identified(rows(old))
+    assert (seen["low"], seen["high"]) == pytest.approx((0, 0.3244), abs=1e-4)
+    new = row("span", {"top1": numbers(0.0, 0.0, chance=0.001)}, images=8, groups=4)
+    assert verdicts.identified(rows(new))["high"] == 0  # as the row says
+
+
+def test_no_attack_wins_by_the_images_that_it_happened_to_get():
+    def made(name, psnr, width, images, floor=12.0):
+        return row(name, {"psnr": numbers(psnr, width, floor=floor)}, images=images)
+
+    many = made("inversion dec(x)", 20, 0.1, 2000)
+    lucky = made("inversion optimised with key", 21, 1.5, 50)
+    clear = made("inversion optimised without key", 24, 1.5, 50)
+    easy = made("inversion dss", 24, 1.5, 60, floor=17.0)  # on images that any answer fits
+    assert verdicts.strongest(rows(many, lucky), "inversion")[0] == "dec(x)"
+    assert verdicts.strongest(rows(many, lucky, easy), "inversion")[0] == "dec(x)"
+    assert verdicts.strongest(rows(many, lucky, clear, easy), "inversion")[0] == (
+        "optimised without key"
+    )
+    # On the same images the mean decides, however wide the interval is.
+    wide = made("inversion query-free", 20.5, 3, 2000)
+    assert verdicts.strongest(rows(many, wide), "inversion")[0] == "query-free"
+
+
+def test_the_worst_case_is_no_attack_and_none_by_the_old_rule_is_shown():
+    one = row("inversion dec(x)", {"psnr": numbers(20, floor=12.0)})
+    old = row(worst.NAME, {"psnr": numbers(25, floor=12.0)})
+    new = old | {"rule": worst.RULE}
+    for found, shown in ((old, 1), (new, 2)):
+        every = rows(one, found)
+        assert verdicts.strongest(every, "inversion")[0] == "dec(x)"
+        assert len(verdicts.attack_table(every, "t").rows) == shown
+
+
+def test_published_worst_cases_enter_no_table_and_no_row_beats_the_strongest():
+    """Of the runs that were attacked: on the images of the strongest attack no other is stronger,
+    and no row of the old rule is told as the worst case."""
+    attacked = 0
+    for file in sorted((ROOT / "checkpoints").rglob("results.jsonl")):
+        every = {r["name"]: r for r in read_rows(file)}
+        told = [line[0] for line in verdicts.attack_table(every, "").rows]
+        made_so = every.get(worst.NAME, {}).get("rule") == worst.RULE
+        assert (worst.NAME in told) == made_so, file
+        for family, (measure, small) in verdicts.MEASURE.items():
+            found = verdicts.strongest(every, family)
+            if found is None:
+                continue
+            attacked += 1
+            name, best = found
+            for other in every.values():
+                same = other.get("family") == family and other["images"] == best["row"]["images"]
+                if same and other["name"] != worst.NAME and measure in other["metrics"]:
+                    value = other["metrics"][measure]["value"]
+                    weaker = value >= best["value"] if small else value <= best["value"]
+                    assert weaker, f"{file.parent}: {other['name']} beats {name}"
+    assert attacked > 100
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"), [(0.0003, "FAILS"), (0.6, "FAILS"), (1.4, "weakened")]
+)
+def test_one_batch_breaks_angle_and_input(error, verdict):
+    metrics = {"angle_error": numbers(error, chance=1.57), "share": numbers(0.75)}
+    found = inversion(16) | rows(
+        row("angle ica", {"angle_error": numbers(1.2, chance=1.57)}),
+        row("release members", metrics),
+    )
+    for claim in ("angle", "input"):
+        got, why = verdicts.CLAIMS[claim](found)
+        assert got == verdict
+        assert ("one batch suffices" in why and "in 75.0 % of the groups" in why) == (
+            verdict == "FAILS"
+        )
+
+
+def test_blind_guessing_of_a_property_is_one_number_everywhere(runs):
+    """That of whoever knows the network's label."""
+    hidden = {"error": numbers(0.3, chance=0.914, given_label=0.819, control=0.2)}
+    found = row("property features", hidden, images=2000)
+    assert verdicts.blind(hidden["error"]) == 0.819
+    assert "blind 81.9 %" in verdicts.property_verdict(rows(found))[1]
+    (line,) = verdicts.attack_table(rows(found), "t").rows
+    assert line[3] == "0.819"
+    path = runs / "a" / "results.jsonl"
+    victim = json.loads(path.read_text().splitlines()[0])["victim"]
+    with path.open("a") as file:
+        file.write(json.dumps(found | {"victim": victim}) + "\n")
+    table = verdicts.compare((runs / "a",))
+    assert dict(zip(table.head, table.rows[0], strict=True))["property error"] == (
+        "30 % (81.9) by features"
+    )
+    assert report.line(runs / "a")[-1] == "30.0 % (82 %) by features"
+
+
+@pytest.mark.parametrize(
+    ("error", "quick", "preview"),
+    [
+        (0.1, "angle ica", True),
+        (0.1, "angle phase", False),  # the attack that breaks it had its budget
+        (1.5, "angle phase", True),  # to withstand takes every attack
+    ],
+)
+def test_a_verdict_is_a_preview_if_it_rests_on_a_quick_budget(error, quick, preview):
+    every = [a.name for a in ROSTER if a.family == "angle" and applicable(a, NetConfig())]
+    made = [
+        row(name, {"angle_error": numbers(error if name == "angle ica" else 1.55, chance=1.57)})
+        for name in every
+    ]
+    for r in made:
+        r["config"] = {"budget": "quick" if r["name"] == quick else "standard"}
+    found = verdicts.marked("angle", rows(task_of(), *made))[0]
+    assert ("preview" in found) == preview
 
 
 def test_a_quick_budget_is_called_a_preview():
@@ -155,6 +327,33 @@ def test_runs_are_compared_in_a_table_and_a_picture(runs, capsys):
     assert "20 dB (12) by dec(x)" in out
     assert "0 rad" not in out, "an attack on other weights was counted"
     assert picture.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # a terminal's; a C locale's
+def test_where_the_system_is_not_utf8_tables_are_shown_and_files_keep_their_letters(
+    runs, monkeypatch, errors
+):
+    """A label of noise has a γ: escaped on the terminal, not a traceback at the end."""
+    path = runs / "a" / "results.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[0]["config"]["net"] |= {"kind": "noisy"}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page, readme = runs / "page.html", runs / "page.md"
+    readme.write_text("γ\n<!-- results -->\n<!-- end of results -->\n", encoding="utf-8")
+
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii", errors=errors))
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, level=2: encoding or "ascii")
+    assert cli.run(cli.attack_main, ["compare", str(runs / "a")]) == 0
+    words = ["summary", runs, "--html", page, "--markdown", runs / "t.md", "--into", readme]
+    assert cli.run(report.main, list(map(str, words))) == 0
+    sys.stdout.flush()
+    told = shown.getvalue().decode("ascii")
+    assert "noisy \\u03b3=0.2" in told
+    assert "seeds 0, 1, \\u2026" in told
+    for file in (page, runs / "t.md", readme):
+        assert "seeds 0, 1, …" in file.read_text(encoding="utf-8")
+    assert readme.read_text(encoding="utf-8").startswith("γ")
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import logging
-import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +13,7 @@ import torch
 from torch import Tensor
 
 from complexnn import checkpoint, metrics, results
-from complexnn.attacks import roster, scoring
+from complexnn.attacks import roster, scoring, worst
 from complexnn.attacks.attacker import FILES, Attacker
 from complexnn.attacks.fitting import FitLog, Knowledge, Observation
 from complexnn.attacks.pictures import keep_pixels, save_grid
@@ -120,9 +118,11 @@ def run(
         compared = Target(control, dataset, alone, folder)
         beside = _attack(compared, needed, {})
     target = Target(victim, dataset, config, config.run_dir)
-    _attack(target, attacks, beside)
+    rows = _attack(target, attacks, beside)
     if config.attack in ("inversion", "all") and config.only is None:
-        _worst_case(target)
+        row = worst.append(target.folder, rows, compared and compared.folder, beside)
+        if row is not None:
+            print(summary(row), flush=True)
         _draw(target, compared)
 
 
@@ -218,7 +218,7 @@ def _judge(target: Target, attack: Attack) -> tuple[dict[str, dict[str, Any]], l
     ]
     measured: dict[str, dict[str, Any]] = {}
     for name, values in tables[0].items():
-        low, high = metrics.mean_interval(values)
+        low, high = metrics.interval(name, values)
         measured[name] = {"value": values.mean().item(), "low": low, "high": high}
         if name in tables[1]:
             measured[name]["negative"] = tables[1][name].mean().item()
@@ -231,8 +231,7 @@ def _judge(target: Target, attack: Attack) -> tuple[dict[str, dict[str, Any]], l
             measured[name] |= values
     if family == "inversion":
         _floors(target, measured, count)
-    path = target.folder / "examples" / f"{_slug(attack.name)}.csv"
-    _write_csv(path, tables[0])
+    worst.write_table(worst.table_path(target.folder, attack.name), tables[0])
     return measured, _flags(attacker.logs, attack, measured, tables[1])
 
 
@@ -275,45 +274,12 @@ def _flags(
         if name not in others:
             continue
         blind = measured[name].get("chance", measured[name].get("floor"))
-        low, high = metrics.mean_interval(others[name])
+        low, high = metrics.interval(name, others[name])
         middle, width = (low + high) / 2, 0.8 * (high - low)  # about three standard errors
         ahead = blind - middle if name in SMALLER else middle - blind
         if ahead > max(width, 0.05 * abs(blind)):
             found.append(f"{name}: better than blind on other queries' truth: evaluation leaks")
     return found
-
-
-def _worst_case(target: Target) -> None:
-    """A row of the strongest attack on each image, over all attacks that were judged on it."""
-    config, folder, name = target.config, target.folder, "inversion worst case"
-    rows = made(config, folder, target.victim_hash)
-    family = [r for r in rows.values() if r["family"] == "inversion" and r["name"] != name]
-    if name in rows or not family:
-        return
-    tables = {row["name"]: folder / "examples" / f"{_slug(row['name'])}.csv" for row in family}
-    if missing := [name for name, path in tables.items() if not path.is_file()]:
-        # Published runs hold rows, not every image.
-        log.info("no worst case: no numbers per image of %s", ", ".join(missing))
-        return
-    best: dict[int, dict[str, float]] = {}
-    for path in tables.values():
-        with path.open(newline="") as file:
-            for line in csv.DictReader(file):
-                found = {k: float(v) for k, v in line.items() if k in ("rmse", "psnr", "ssim")}
-                image = int(line["image"])
-                if image not in best or found["rmse"] < best[image]["rmse"]:
-                    best[image] = found
-    table = {k: torch.tensor([b[k] for b in best.values()]) for k in ("rmse", "psnr", "ssim")}
-    _write_csv(folder / "examples" / f"{_slug(name)}.csv", table)
-    widest = max(family, key=lambda r: r["images"])
-    measured = {}
-    for measure, values in table.items():
-        low, high = metrics.mean_interval(values)
-        beside = {k: widest["metrics"][measure].get(k) for k in ("floor", "blend", "control")}
-        measured[measure] = {"value": values.mean().item(), "low": low, "high": high, **beside}
-    row = {**widest, "name": name, "metrics": measured, "flags": []}
-    results.append_row(folder / "results.jsonl", row)
-    print(summary(row), flush=True)
 
 
 def _draw(target: Target, control: Target | None) -> None:
@@ -347,19 +313,6 @@ def _draw(target: Target, control: Target | None) -> None:
         grid,
         f"{min(PICTURES, len(chosen))} test images drawn at random with seed {seed}",
     )  # fmt: skip
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9*]+", "-", name.lower()).strip("-").replace("*", "star")
-
-
-def _write_csv(path: Path, table: dict[str, Tensor]) -> None:
-    """Per-image measures, mean over the draws, a line per test image."""
-    with checkpoint.replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", *table])
-        columns = torch.stack(list(table.values()), dim=1).tolist()
-        writer.writerows([index, *(f"{v:.6g}" for v in row)] for index, row in enumerate(columns))
 
 
 def summary(row: dict[str, Any]) -> str:
