@@ -144,7 +144,9 @@ def _answer(
 ) -> float:
     """FLOPs of one answer for one query."""
     if "optimised" in attack.name:
-        return BACKWARD * (1 + spend.restarts) * spend.iterations * encoder
+        with_key = net.parts > 1 and "with key" in attack.name
+        images = keys.candidates(net) / net.queries if with_key else 1  # one for each view
+        return images * BACKWARD * (1 + spend.restarts) * spend.iterations * encoder
     if "dss" in attack.name and attack.family != "property":
         views = net.parts / net.queries  # all of a group's, for each of its queries
         again = (1 + spend.restarts) * (dss.ITERATIONS + 2)

@@ -257,9 +257,17 @@ def score_property(scoring: Scoring, answer: Answer, truth: Truth) -> tuple[Meas
 
 
 def _next_group(truth: Observation) -> Tensor:
-    """For each query the place of one that is not in its packed group."""
-    shift = truth.key.directions.shape[1]
-    return torch.arange(truth.key.queries).roll(shift)  # on the CPU, where any tensor takes it
+    """For each query the place of one that is neither in its packed group nor a copy of it, in the
+    next group that has one."""
+    group, count = truth.key.directions.shape[1], truth.key.queries
+    content, own = _fingerprints(truth.batch.images).cpu(), torch.arange(count)
+    other = own.roll(group)
+    for shift in range(2 * group, count, group):
+        copies = content[other] == content
+        if not copies.any():
+            break
+        other = torch.where(copies, own.roll(shift), other)
+    return other  # on the CPU, where any tensor takes it
 
 
 def blind(scoring: Scoring, family: str) -> dict[str, dict[str, float]]:
