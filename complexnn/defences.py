@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
+from complexnn import functional as cF
 from complexnn import metrics
 from complexnn.config import NetConfig
 

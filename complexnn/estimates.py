@@ -6,6 +6,7 @@ needs is counted, on the meta device, from the networks that it will build.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Collection
 from functools import cache, partial
@@ -15,6 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from complexnn.attacks import dss, inversion, keys, roster
+from complexnn.attacks.suite import judged
 from complexnn.config import AttackConfig, Budget, NetConfig, TrainConfig
 from complexnn.networks.anatomy import dissect
 from complexnn.networks.attackers import PropertyClassifier
@@ -72,9 +74,9 @@ def attacking(config: AttackConfig, net: NetConfig, *, hidden: bool) -> tuple[fl
     if "substitute_decoder" in passes:  # for a substitute, which is trained first
         flops += seen * BACKWARD * sum(counted.flops.values())
     for attack in attacks:
-        images, draws = spend.images, config.draws
+        images, draws = judged(config, net, sys.maxsize, slow=attack.slow), config.draws
         if attack.slow:
-            images, draws = spend.slow_images, min(spend.slow_draws, draws)
+            draws = min(spend.slow_draws, draws)
         flops += images * draws * _answer(attack, net, spend, passes, encoder)
     return flops, sum(size for _, size in passes.values()) + 10
 
@@ -144,7 +146,9 @@ def _answer(
 ) -> float:
     """FLOPs of one answer for one query."""
     if "optimised" in attack.name:
-        return BACKWARD * (1 + spend.restarts) * spend.iterations * encoder
+        with_key = net.parts > 1 and "with key" in attack.name
+        images = keys.candidates(net) / net.queries if with_key else 1  # one for each view
+        return images * BACKWARD * (1 + spend.restarts) * spend.iterations * encoder
     if "dss" in attack.name and attack.family != "property":
         views = net.parts / net.queries  # all of a group's, for each of its queries
         again = (1 + spend.restarts) * (dss.ITERATIONS + 2)

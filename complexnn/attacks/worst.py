@@ -51,11 +51,11 @@ def write_table(path: Path, table: dict[str, Tensor], images: list[int] | None =
 
 
 def read_table(path: Path) -> PerImage:
-    """The measures of :data:`MEASURES` of each image."""
+    """The measures of :data:`MEASURES` of each image, and with which images it shared a group."""
     with path.open(newline="") as file:
         lines = list(csv.DictReader(file))
-    return {int(line["image"]): {k: float(line[k]) for k in MEASURES if k in line}
-            for line in lines}  # fmt: skip
+    kept = (*MEASURES, "group")
+    return {int(line["image"]): {k: float(line[k]) for k in kept if k in line} for line in lines}
 
 
 def common(tables: list[PerImage]) -> list[int]:
@@ -112,11 +112,12 @@ def append(
         return None
     narrowest = min(family, key=lambda row: row["images"])
     same = narrowest["images"] == len(images)
-    found = strongest(tables, images)
+    found, first = strongest(tables, images), tables[family.index(narrowest)]
+    groups = torch.tensor([first[i].get("group", i) for i in images])
     without = _beside(control, beside, images)
     measured = {}
     for name, values in found.items():
-        low, high = metrics.mean_interval(values)
+        low, high = metrics.mean_interval(values, groups=groups)
         measured[name] = {"value": values.mean().item(), "low": low, "high": high}
         for blind in ("floor", "blend"):
             if same and narrowest["metrics"][name].get(blind) is not None:
