@@ -5,6 +5,7 @@ from complexnn.config import NetConfig as NetConfig
 from complexnn.equivariance import EquivarianceError as EquivarianceError
 from complexnn.equivariance import check_equivariance as check_equivariance
 from complexnn.networks.cut import split as split
+from complexnn.networks.pool import Pool as Pool
 from complexnn.networks.registry import build as build
 from complexnn.networks.registry import load as load
 from complexnn.networks.registry import names as names

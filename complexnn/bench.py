@@ -198,8 +198,9 @@ def compare(
     labels = torch.arange(batch, device=device) % 10
     built: list[Case] = []
     for name, (net_config, weight) in cases(config).items():
-        if net_config.kind == "complex" and batch < net_config.dim:
-            continue  # its group cannot be filled
+        over = batch % net_config.dim if phase == "inference" else 0
+        if net_config.kind == "complex" and (batch < net_config.dim or over):
+            continue  # its groups cannot be filled
         if phase == "inference" and weight:
             continue
         torch.manual_seed(0)
@@ -224,7 +225,8 @@ def step_of(
 ) -> Callable[[], Any]:
     """A training step as train.py takes it, or one query from image to answer."""
     if phase == "training step":
-        settings = TrainConfig(net=net.config, adversarial_weight=weight, batch_size=len(images))
+        critic = {"adversarial_weight": weight} if net.config.kind == "complex" else {}
+        settings = TrainConfig(net=net.config, batch_size=len(images), **critic)
         training = Training(net.train(), settings, accelerator, steps=10**9)
         batch = Batch(images, labels, labels)
         return lambda: train_step(training, batch)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import zipfile
 from pathlib import Path
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 from complexnn.config import InputError
 from complexnn.folder import FolderSource
 
+log = logging.getLogger("complexnn")
 FOLDER, IMAGES = "celeba", "img_align_celeba"
 ATTRIBUTES, PARTITION = "list_attr_celeba.txt", "list_eval_partition.txt"
 ATTRIBUTE_COUNT = 40
@@ -23,17 +26,24 @@ Part = tuple[FolderSource, Tensor]
 
 def read_celeba(
     root: Path, *, channels: int | None, resize: int
-) -> tuple[tuple[Part, Part, Part], tuple[str, ...]]:
+) -> tuple[tuple[Part, Part, Part], tuple[str, ...], int]:
     """List the official split, training, validation and test images each with their attributes
-    ``(N, 40)`` bool, and the attributes' names.
+    ``(N, 40)`` bool, the attributes' names, and how many of the listed images are not there: a
+    subset is taken as it is.
 
     Raises:
-        InputError: a missing folder, list or image, or lists that do not fit each other.
+        InputError: a missing folder or list, no image at all, or lists that do not fit each other.
     """
     folder = root / FOLDER if (root / FOLDER).is_dir() else root
     missing = [n for n in (ATTRIBUTES, PARTITION, IMAGES) if not (folder / n).exists()]
-    if missing == [IMAGES] and (folder / f"{IMAGES}.zip").is_file():
-        raise InputError(f"unpack {folder / IMAGES}.zip beside itself")
+    archive = folder / f"{IMAGES}.zip"
+    if missing == [IMAGES] and archive.is_file():
+        if not zipfile.is_zipfile(archive):
+            raise InputError(
+                f"{archive} is no zip archive: it was cut, or is a web page saved under that name; "
+                "delete it and download it again"
+            )
+        raise InputError(f"unpack {archive} beside itself")
     if missing:
         raise InputError(
             f"no CelebA in {root} (missing {', '.join(missing)}): put the official files into "
@@ -45,24 +55,30 @@ def read_celeba(
     if attributes.keys() != partition.keys():
         one = min(attributes.keys() ^ partition.keys())
         raise InputError(f"{folder / PARTITION} and {ATTRIBUTES} differ, first in image {one}")
-    absent = sorted(attributes.keys() - {path.name for path in (folder / IMAGES).iterdir()})
+    images = folder / IMAGES
+    if (images / IMAGES).is_dir():  # some tools unpack an archive into a folder of its name
+        images = images / IMAGES
+    there = {path.name for path in images.iterdir()}
+    absent = sorted(attributes.keys() - there)
+    if len(absent) == len(attributes):
+        raise InputError(f"{images} holds none of the listed images: unpack {IMAGES}.zip again")
     if absent:
-        raise InputError(
-            f"{len(absent)} images are missing, first {folder / IMAGES / absent[0]}: unpack "
-            f"{IMAGES}.zip again"
-        )
+        log.warning(
+            "%d of the %d listed images are not in %s, first %s: the others are used",
+            len(absent), len(attributes), images, absent[0],
+        )  # fmt: skip
 
     def part(number: str, what: str) -> Part:
-        chosen = sorted(name for name, value in partition.items() if value == number)
+        chosen = sorted(n for n, value in partition.items() if value == number and n in there)
         if not chosen:
             raise InputError(f"{folder / PARTITION} has no {what} image (split {number})")
         source = FolderSource(
-            [folder / IMAGES / name for name in chosen],
+            [images / name for name in chosen],
             channels=channels or 3, size=(resize, resize), resize=resize,
         )  # fmt: skip
         return source, torch.tensor([attributes[name] for name in chosen])
 
-    return (part("0", "training"), part("1", "validation"), part("2", "test")), names
+    return (part("0", "training"), part("1", "validation"), part("2", "test")), names, len(absent)
 
 
 def _read_attributes(path: Path) -> tuple[tuple[str, ...], dict[str, list[bool]]]:

@@ -145,7 +145,7 @@ def make_accelerator(device: str, precision: str = "fp32") -> Accelerator:
     """Device and precision; the device is checked before any work.
 
     Raises:
-        InputError: a device that this machine does not have.
+        InputError: a device that this machine does not have, or a precision that it has not.
     """
     if device != "auto":
         try:
@@ -160,7 +160,10 @@ def make_accelerator(device: str, precision: str = "fp32") -> Accelerator:
     # Without being told, processes of torchrun on CPUs would not find each other.
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     cpu = device == "cpu" or (device == "auto" and not alone and not torch.cuda.is_available())
-    return Accelerator(cpu=cpu, mixed_precision={"fp32": "no"}.get(precision, precision))
+    accelerator = Accelerator(cpu=cpu, mixed_precision={"fp32": "no"}.get(precision, precision))
+    if precision == "fp16" and accelerator.device.type == "cpu":  # it would train in fp32
+        raise InputError("precision fp16 needs a GPU: use bf16 or fp32 on a CPU")
+    return accelerator
 
 
 def train_main(argv: list[str]) -> None:
@@ -259,6 +262,7 @@ def _finish(run: training.Training, dataset: Dataset, folder: Path, started: flo
             "name": "task",
             "metrics": {"error": numbers},
             "images": len(dataset.test),
+            "data": dataset.about,
             "config": to_dict(config),
             "victim": victim,
             **results.stamp(device, started),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,6 +19,7 @@ from tyro.conf import OmitArgPrefixes, Positional, Suppress
 Kind = Literal["original", "additional", "noisy", "complex", "local"]
 Variant = Literal["alpha", "beta"]
 Group = Literal["decoy", "packed"]
+Counterparts = Literal["blocks", "batch"]
 Weights = Literal["real", "complex"]
 Gate = Literal["paper", "mixing"]
 Defence = Literal["none", "laplace", "dropout", "quantise", "nopeek", "decoder"]
@@ -40,15 +41,17 @@ def choose(what: str, name: str, known: Collection[str]) -> str:
 
 
 # Settings that mean nothing unless another one has one of these values: changing one elsewhere is
-# refused, not ignored.
+# refused, not ignored. A setting whose condition is idle is idle, too.
+_ABOVE_0 = ("above 0",)
 _GENERATED = ("kind", ("additional", "noisy", "complex", "local"))
 _ONLY_FOR: dict[str, tuple[str, tuple[str, ...]]] = {
     "dim": ("kind", ("complex",)),
     "group": ("kind", ("complex",)),
+    "counterparts": ("kind", ("complex",)),
     "weights": ("kind", ("complex",)),
     "gate": ("kind", ("complex",)),
     "gaussian_decoys": ("kind", ("complex",)),
-    "decoy_scale": ("kind", ("complex",)),
+    "decoy_scale": ("gaussian_decoys", _ABOVE_0),
     "gamma": ("kind", ("noisy",)),
     "generator_width": _GENERATED,
     "relu_end": _GENERATED,
@@ -59,20 +62,41 @@ _ONLY_FOR: dict[str, tuple[str, tuple[str, ...]]] = {
     "nopeek_weight": ("defence", ("nopeek",)),
     "decoder_weight": ("defence", ("decoder",)),
     "decoder_lr": ("defence", ("decoder",)),
+    "adversarial_weight": ("kind", ("complex",)),
+    "wrong_keys": ("adversarial_weight", _ABOVE_0),
+    "critic_lr": ("adversarial_weight", _ABOVE_0),
+    "critic_steps": ("adversarial_weight", _ABOVE_0),
+    "critic_every": ("adversarial_weight", _ABOVE_0),
+    "critic_constraint": ("adversarial_weight", _ABOVE_0),
+    "gradient_penalty": ("critic_constraint", ("gradient-penalty",)),
+    "clip_value": ("critic_constraint", ("weight-clipping",)),
 }
 
 
-def _refuse_idle(config: Any, conditions: Any) -> None:
-    """Refuse settings of ``config`` that were changed though ``conditions`` leaves them idle."""
+def _idle(name: str, value_of: Callable[[str], Any]) -> str | None:
+    """Why a setting has no effect beside the values of the others; None if it has one."""
+    if name not in _ONLY_FOR:
+        return None
+    other, values = _ONLY_FOR[name]
+    why = _idle(other, value_of)
+    value = value_of(other)
+    if why is None and not (value > 0 if values is _ABOVE_0 else value in values):
+        why = f"{other} {' and '.join(values)} only, not to {value}"
+    return why
+
+
+def _refuse_idle(config: Any, beside: Any = None) -> None:
+    """Refuse settings of ``config`` that were changed though they have no effect beside the other
+    ones of ``config`` and ``beside``."""
+
+    def value_of(name: str) -> Any:
+        return getattr(config if hasattr(config, name) else beside, name)
+
     for spec in dataclasses.fields(config):
-        name, values = _ONLY_FOR.get(spec.name, (None, ()))
-        if name is None or getattr(config, spec.name) == spec.default:
-            continue
-        if getattr(conditions, name) not in values:
-            raise InputError(
-                f"{spec.name} applies to {name} {' and '.join(values)} only, "
-                f"not to {getattr(conditions, name)}"
-            )
+        if spec.name in _ONLY_FOR and getattr(config, spec.name) != spec.default:
+            why = _idle(spec.name, value_of)
+            if why is not None:
+                raise InputError(f"{spec.name} applies to {why}")
 
 
 @dataclass(frozen=True)
@@ -89,6 +113,10 @@ class NetConfig:
     """Parts d of a feature, kind complex: 2 is the paper's complex-valued network."""
     group: Group = "decoy"
     """Who shares a key, kind complex: one query and d - 1 decoys, or d packed queries."""
+    counterparts: Counterparts = "blocks"
+    """Where decoys come from, kind complex: blocks of d images that share no image with another
+    block; or any of the batch, which lets two groups that share one image give it away, and is kept
+    to repeat early runs."""
     gaussian_decoys: int = 0
     """Parts of Gaussian noise put beside the group's d before the rotation, kind complex; features
     are then clipped to a mean square of 1."""
@@ -128,13 +156,14 @@ class NetConfig:
             ("variant", Variant),
             ("kind", Kind),
             ("group", Group),
+            ("counterparts", Counterparts),
             ("weights", Weights),
             ("gate", Gate),
             ("defence", Defence),
         ):
             choose(name, getattr(self, name), get_args(options))
         check_numbers(self)
-        _refuse_idle(self, self)
+        _refuse_idle(self)
         if self.dim < 2:
             raise InputError(
                 f"dim must be at least 2, got {self.dim}; without rotation: additional"
@@ -143,8 +172,6 @@ class NetConfig:
             raise InputError(f"complex weights need 2 parts, got {self.parts}; use weights real")
         if self.gaussian_decoys < 0:
             raise InputError(f"gaussian_decoys must not be negative, got {self.gaussian_decoys}")
-        if not self.gaussian_decoys and self.decoy_scale != NetConfig.decoy_scale:
-            raise InputError("decoy_scale applies to gaussian_decoys of 1 or more only, not to 0")
         if self.decoy_scale <= 0:
             raise InputError(f"decoy_scale must be positive, got {self.decoy_scale}")
         if self.epsilon <= 0:
@@ -460,10 +487,15 @@ def _flags(config: Any, leave_out: set[str]) -> list[str]:
 _PATHS = ("data_dir", "output_dir", "victim", "control")
 
 
+# What a setting that a saved configuration lacks meant then, where today's default means another.
+_BEFORE: dict[str, dict[str, Any]] = {"NetConfig": {"counterparts": "batch"}}
+
+
 def from_dict(cls: type, values: dict[str, Any]) -> Any:
-    """The inverse of :func:`to_dict`; an unknown key is an error."""
+    """The inverse of :func:`to_dict`, also for what earlier versions saved; an unknown key is an
+    error."""
     fields = {spec.name: spec for spec in dataclasses.fields(cls)}
-    kept = {}
+    kept = dict(_BEFORE.get(cls.__name__, {}))
     for name, value in values.items():
         choose(f"setting of {cls.__name__}", name, sorted(fields))
         nested = fields[name].default_factory
@@ -474,10 +506,15 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
         elif name in _PATHS and value is not None:
             value = Path(value)
         kept[name] = value
+
+    def value_of(name: str) -> Any:
+        if name in fields:
+            return kept.get(name, fields[name].default)
+        return getattr(kept.get("net", NetConfig), name)
+
     # A setting that was idle may have had another default when it was saved.
-    for name, (other, values) in _ONLY_FOR.items():
-        if name in kept and kept.get(other, getattr(kept.get("net"), other, None)) not in values:
-            del kept[name]
+    if cls in (NetConfig, TrainConfig):
+        kept = {name: value for name, value in kept.items() if _idle(name, value_of) is None}
     return cls(**kept)
 
 

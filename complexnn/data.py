@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import math
+import pickle
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +41,7 @@ class Raw:
     validation: Tensor | FolderSource | None = None  # None: carved from the training images
     validation_classes: Tensor | None = None
     hidden: tuple[int, ...] = ()  # where classes are attributes: those that the victim never learns
+    source: str = ""  # what differs from the official files
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Spec:
     # For plans, before anything is read: training images and their shape, where they lie in
     # data_dir, and how many megabytes are downloaded if they do not (0: they cannot be).
     count: int = 0
+    test_count: int = 0
+    labels: int = 10
     shape: tuple[int, int, int] = (3, 224, 224)
     place: str = ""
     download: int = 0
@@ -75,15 +81,23 @@ _FASHION_CLASSES = (
 
 
 def _idx(path: Path, dims: int) -> Tensor:
-    """Read a gzipped IDX file of bytes (LeCun's format): big-endian sizes, then the data."""
-    with gzip.open(path) as file:
-        data = file.read()
-    magic, *shape = np.frombuffer(data, ">i4", dims + 1)
-    if magic != 0x0800 + dims or len(data) != 4 * (dims + 1) + np.prod(shape):
-        raise InputError(f"{path} is not a complete IDX file; delete it and install it again")
-    return torch.from_numpy(np.frombuffer(data, np.uint8, offset=4 * (dims + 1)).copy()).view(
-        *map(int, shape)
-    )
+    """Read a gzipped IDX file of bytes (LeCun's format): big-endian sizes, then the data.
+
+    Raises:
+        InputError: a file that is not there, or was cut anywhere.
+    """
+    start = 4 * (dims + 1)
+    try:
+        with gzip.open(path) as file:
+            data = file.read()
+        magic, *shape = np.frombuffer(data[:start], ">i4", dims + 1).tolist()
+        if magic != 0x0800 + dims or len(data) != start + math.prod(shape):
+            raise ValueError("its length is not what its head says")
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(
+            f"{path} is not a complete IDX file ({error}); delete it and install it again"
+        ) from error
+    return torch.from_numpy(np.frombuffer(data, np.uint8, offset=start).copy()).view(*shape)
 
 
 def _fashion_mnist(config: DataConfig) -> Raw:
@@ -105,19 +119,14 @@ def _fashion_mnist(config: DataConfig) -> Raw:
     )  # fmt: skip
 
 
-def _cifar10(config: DataConfig) -> Raw:
-    from torchvision.datasets import CIFAR10
+def _cifar(config: DataConfig) -> Raw:
+    """CIFAR-10 or CIFAR-100: torchvision's archive or, where there is none, a folder of images."""
+    from torchvision import datasets
 
-    return _cifar(CIFAR10, config.data_dir)
-
-
-def _cifar100(config: DataConfig) -> Raw:
-    from torchvision.datasets import CIFAR100
-
-    return _cifar(CIFAR100, config.data_dir)
-
-
-def _cifar(cls: type, root: Path) -> Raw:
+    spec, root = DATASETS[config.dataset], config.data_dir
+    if (images := _image_folder(config)) and not (root / spec.place).exists():
+        return _checked(config, read_folder(images, channels=3, resize=None))
+    cls = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[config.dataset]
     sets = _download(cls, root)
     (train, train_classes), (test, test_classes) = (
         (torch.from_numpy(s.data).movedim(-1, 1).contiguous(), torch.tensor(s.targets))
@@ -126,11 +135,61 @@ def _cifar(cls: type, root: Path) -> Raw:
     return Raw(train, train_classes, test, test_classes, tuple(sets[0].classes))
 
 
+def _image_folder(config: DataConfig) -> Path | None:
+    """Where a data set that is known by name lies as ``train/<class>/*``, ``test/<class>/*``."""
+    for folder in (config.data_dir / config.dataset, config.data_dir):
+        if (folder / "train").is_dir() and (folder / "test").is_dir():
+            return folder
+    return None
+
+
+TOLERANCE = 5e-4  # of a mean or deviation of pixels in [0, 1]: re-encoded images are off by more
+
+
+def _checked(config: DataConfig, found: tuple) -> Raw:
+    """Images of a folder, if they can be those that the data set's name promises: by their
+    classes, counts and size, and by mean and deviation of the training pixels.
+
+    Raises:
+        InputError: saying what differs.
+    """
+    spec, root = DATASETS[config.dataset], _image_folder(config)
+    train, train_classes, test, test_classes, classes = found
+    counts = [c.bincount(minlength=len(classes)).tolist() for c in (train_classes, test_classes)]
+    wanted = [[n // spec.labels] * spec.labels for n in (spec.count, spec.test_count)]
+    told = f"{root} is not {config.dataset}"
+    if counts != wanted or tuple(train.shape[1:]) != spec.shape:
+        raise InputError(
+            f"{told}: expected {spec.labels} classes of {wanted[0][0]} training and "
+            f"{wanted[1][0]} test images of {spec.shape[1]}x{spec.shape[2]}, found {len(classes)} "
+            f"classes, {len(train)} and {len(test)} images of {train.size[0]}x{train.size[1]}: "
+            "complete it, or give --dataset folder"
+        )
+    train, test = train.decode(), test.decode()
+    mean, std = _moments(train)
+    apart = max(abs(a - b) for a, b in zip(mean + std, spec.mean + spec.std, strict=True))
+    if apart > TOLERANCE:
+        raise InputError(
+            f"{told}: mean and deviation of its training pixels differ from the published ones by "
+            f"up to {apart:.4f} (re-encoded images?): give --dataset folder"
+        )
+    source = f"image folder {root.name}, in its own split into training and test images"
+    return Raw(train, train_classes, test, test_classes, classes, source=source)
+
+
+def _moments(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, pixels in [0, 1]: ``(N, C, H, W)`` bytes."""
+    channels = [pixels[:, c].float() / 255 for c in range(pixels.shape[1])]
+    return tuple(c.mean().item() for c in channels), tuple(c.std().item() for c in channels)
+
+
 def _download(cls: type, root: Path) -> list:
     """Training and test set of a torchvision class, downloaded if they are not there."""
     try:
         return [cls(root, train=train, download=True) for train in (True, False)]
-    except (URLError, OSError, RuntimeError) as error:
+    # The last five are what torchvision makes of files that were cut.
+    except (URLError, OSError, RuntimeError, ValueError, TypeError, EOFError, AssertionError,
+            pickle.UnpicklingError) as error:  # fmt: skip
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"{cls.__name__} is not in {root} and could not be downloaded ({reason}): put its "
@@ -144,9 +203,10 @@ def _folder(config: DataConfig) -> Raw:
 
 def _celeba(config: DataConfig) -> Raw:
     resize = config.resize or 224  # the paper's AlexNet
-    parts, names = read_celeba(config.data_dir, channels=config.channels, resize=resize)
+    parts, names, absent = read_celeba(config.data_dir, channels=config.channels, resize=resize)
     train, validation, test = parts
-    return Raw(*train, *test, names, *validation, hidden=HIDDEN_ATTRIBUTES)
+    source = f"subset: {absent} of the listed images are not there" if absent else ""
+    return Raw(*train, *test, names, *validation, HIDDEN_ATTRIBUTES, source)
 
 
 def _cub200(config: DataConfig) -> Raw:
@@ -204,14 +264,16 @@ DATASETS = {
         count=60_000, shape=(1, 28, 28), place="FashionMNIST/raw", download=31,
     ),
     "cifar10": Spec(
-        _cifar10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), _PHOTO,
+        _cifar, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), _PHOTO,
         {"kinds": dict.fromkeys(_ANIMALS, "animal") | dict.fromkeys(_VEHICLES, "vehicle")},
-        count=50_000, shape=(3, 32, 32), place="cifar-10-batches-py", download=163,
+        count=50_000, test_count=10_000, shape=(3, 32, 32),
+        place="cifar-10-batches-py", download=163,
     ),
     "cifar100": Spec(
-        _cifar100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), _PHOTO,
+        _cifar, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), _PHOTO,
         {"superclasses": {c: name for name, row in _SUPERCLASSES.items() for c in row.split()}},
-        count=50_000, shape=(3, 32, 32), place="cifar-100-python", download=161,
+        count=50_000, test_count=10_000, labels=100, shape=(3, 32, 32),
+        place="cifar-100-python", download=161,
     ),
     "celeba": Spec(_celeba, None, None, Augmentation(flip=True, padding=8), count=162_770,
                    place="celeba"),
@@ -234,6 +296,8 @@ def whereabouts(config: DataConfig) -> tuple[str, int]:
         return str(DEBIAN_FASHION_MNIST), 0
     if (config.data_dir / spec.place).exists():
         return str(config.data_dir / spec.place), 0
+    if spec.test_count and (images := _image_folder(config)):
+        return str(images), 0
     if not spec.download:
         raise InputError(
             f"{config.dataset} needs {config.data_dir / spec.place}, which is not there and cannot "
@@ -246,7 +310,7 @@ def plan(config: DataConfig) -> tuple[int, tuple[int, int, int], int]:
     """Training images, their shape and the number of labels, as far as is known without reading
     the data; for a folder, its file names and its first image are looked at."""
     spec = DATASETS[config.dataset]
-    count, shape, labels = spec.count, spec.shape, 10
+    count, shape, labels = spec.count, spec.shape, spec.labels
     if config.dataset == "folder":
         files, classes = list_images(config.data_dir, "train")
         count, labels = len(files), len(classes)
@@ -296,7 +360,7 @@ def load(config: DataConfig, *, workers: int = 0) -> Dataset:
     mean, std = (_per_channel(values, channels) for values in (mean, std))
     return Dataset(
         config.dataset, train, validation, test, task.labels, task.classes, mean, std,
-        spec.augmentation,
+        spec.augmentation, raw.source,
     )  # fmt: skip
 
 
@@ -318,9 +382,13 @@ def _held_out(
 
 
 def _in_memory(images: ImageSet) -> ImageSet:
-    """Decode images on disk now if they fit in memory."""
-    on_disk = not isinstance(images.pixels, Tensor)
-    return images if on_disk and images.pixels.decoded_bytes > MEMORY_LIMIT else images.decoded()
+    """Decode images on disk now if they fit in memory; else look through them, since a broken
+    one would end the run only when its turn comes."""
+    pixels = images.pixels
+    if isinstance(pixels, Tensor) or pixels.decoded_bytes <= MEMORY_LIMIT:
+        return images.decoded()
+    pixels.check()
+    return images
 
 
 def _with_channels(pixels: Tensor | FolderSource, channels: int | None) -> Tensor | FolderSource:

@@ -6,8 +6,6 @@ of them are fresh for each query, in training and afterwards.
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import Generator, Tensor
 
@@ -38,8 +36,11 @@ def gaussian(features: Tensor, gamma: float, generator: Generator | None) -> Ten
     Deviation: the noise is scaled to the feature's own mean square, because a network trained
     against noise of a fixed size outgrows it.
     """
-    source = _source(generator, features.device)
-    noise = torch.randn(features.shape, generator=source, device=source.device)
+    if generator is None:
+        noise = cF.normal(tuple(features.shape), None)
+    else:
+        source = _beside(features, generator)
+        noise = torch.randn(features.shape, generator=source, device=source.device)
     strength = features.detach().square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
     return features + gamma * strength * noise.to(features)
 
@@ -64,16 +65,15 @@ def laplace(features: Tensor, epsilon: float, generator: Generator | None) -> Te
     count = features[0].numel()
     length = features.abs().sum(dim=(1, 2, 3), keepdim=True)
     clipped = features * (MEAN_BOUND * count / length.clamp(min=1e-12)).clamp(max=1.0)
-    source = _source(generator, features.device)
-    uniform = torch.rand(features.shape, generator=source, device=source.device) - 0.5
-    noise = -uniform.sign() * torch.log1p(-2 * uniform.abs().clamp(max=0.5 - 1e-7))
+    uniform = _uniform(features, generator) - 0.5
+    last = 1e-7 if uniform.dtype == torch.float32 else 2.0**-54  # before the noise is infinite
+    noise = -uniform.sign() * torch.log1p(-2 * uniform.abs().clamp(max=0.5 - last))
     return clipped + (2 * MEAN_BOUND * count / epsilon) * noise.to(features)
 
 
 def drop(features: Tensor, rate: float, generator: Generator | None) -> Tensor:
     """Entries set to zero with probability ``rate``, the others scaled by 1 / (1 - rate)."""
-    source = _source(generator, features.device)
-    kept = torch.rand(features.shape, generator=source, device=source.device) >= rate
+    kept = _uniform(features, generator) >= rate
     return features * kept.to(features) / (1 - rate)
 
 
@@ -87,13 +87,19 @@ def quantise(features: Tensor, bits: int) -> Tensor:
     return features + (rounded - features).detach()
 
 
-def _source(generator: Generator | None, device: torch.device) -> Generator:
-    """The given generator, or for deployment one that the operating system's entropy seeds; for
-    features on a GPU one there that it seeds, since millions of numbers from the CPU would take
-    several times as long as the network."""
+def _uniform(features: Tensor, generator: Generator | None) -> Tensor:
+    """A uniform number for each entry: from the generator, or for deployment from the operating
+    system, whose numbers no seed of 32 bits gives away."""
     if generator is None:
-        generator = Generator().manual_seed(int.from_bytes(os.urandom(8), "little") >> 1)
-    if generator.device.type == device.type:
+        return cF.uniform(tuple(features.shape), None)
+    source = _beside(features, generator)
+    return torch.rand(features.shape, generator=source, device=source.device)
+
+
+def _beside(features: Tensor, generator: Generator) -> Generator:
+    """The generator, or for features on another device one there that it seeds: millions of numbers
+    from the CPU would take several times as long as the network."""
+    if generator.device.type == features.device.type:
         return generator
     seed = torch.randint(2**63 - 1, (), generator=generator, device=generator.device).item()
-    return Generator(device).manual_seed(seed)
+    return Generator(features.device).manual_seed(seed)

@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from complexnn.config import InputError
+from complexnn.progress import track
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-UNREADABLE = (UnidentifiedImageError, OSError, Image.DecompressionBombError)
+log = logging.getLogger("complexnn")
+T = TypeVar("T")
+_WANTED = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif",
+    ".jp2", ".tga", ".ppm", ".pgm", ".pbm", ".pnm",
+)  # fmt: skip
+Image.init()
+# Those of them that the installed Pillow can open.
+SUFFIXES = {s for s in _WANTED if Image.registered_extensions().get(s) in Image.OPEN}
+LEAST = 2  # pixels of the shorter side: the attackers' networks halve it
+ORIENTATION = 0x0112  # the EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What stands near the end of a whole file, and nowhere before; a little more may follow.
+_ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
+_TAIL = 64  # bytes
 
 
 def read_image(path: Path) -> Image.Image:
@@ -25,30 +52,90 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         InputError: naming the file, if it is truncated, no image or of a float or 32-bit kind.
     """
+    image = _opened(path, _upright)
+    mode = image.mode
+    if mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image, np.float32) / 257).round().astype("u1"))
+    if mode in ("1", "L"):
+        return image.convert("L")
+    if mode == "LA":
+        white = Image.new("LA", image.size, (255, 255))
+        return Image.alpha_composite(white.convert("RGBA"), image.convert("RGBA")).convert("L")
+    if mode in ("RGBA", "PA", "RGBa") or "transparency" in image.info:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    if mode in ("RGB", "P", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
+        return image.convert("RGB")
+    raise InputError(f"{path} has pixels of kind {mode}; save it with 8 or 16 bits per channel")
+
+
+def _opened(path: Path, look: Callable[[Image.Image], T]) -> T:
+    """What ``look`` finds in an open image file."""
     try:
         with Image.open(path) as image:
-            image.load()
-            image = ImageOps.exif_transpose(image)
-            mode = image.mode
-            if mode.startswith("I;16"):
-                return Image.fromarray((np.asarray(image, np.float32) / 257).round().astype("u1"))
-            if mode in ("1", "L"):
-                return image.convert("L")
-            if mode == "LA":
-                white = Image.new("LA", image.size, (255, 255))
-                return Image.alpha_composite(white.convert("RGBA"), image.convert("RGBA")).convert(
-                    "L"
-                )
-            if mode in ("RGBA", "PA", "RGBa") or "transparency" in image.info:
-                white = Image.new("RGBA", image.size, "white")
-                return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-            if mode in ("RGB", "P", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
-                return image.convert("RGB")
-    except (*UNREADABLE, SyntaxError, ValueError) as error:
+            return look(image)
+    except Exception as error:  # of many types: Pillow's decoders raise what a broken file causes
         raise InputError(
             f"{path} cannot be read as an image ({error}); mend or remove it"
         ) from error
-    raise InputError(f"{path} has pixels of kind {mode}; save it with 8 or 16 bits per channel")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The decoded picture, turned as the camera was held.
+
+    Only the orientation is read of the EXIF block. The rest of it may be broken in a good photo;
+    where that hides the orientation, the picture stays as it was stored.
+    """
+    image.load()
+    try:
+        turn = image.getexif().get(ORIENTATION)
+    except Exception:
+        turn = None
+    return image.transpose(_TURNS[turn]) if turn in _TURNS else image.copy()
+
+
+def _check_whole(path: Path) -> None:
+    """Refuse a file that is no image or was cut off, mostly without decoding it.
+
+    The header is read, and the end looked at; a file with an unusual end is decoded.
+    """
+    kind = _opened(path, lambda image: image.format)
+    end = _ENDS.get(kind)
+    with path.open("rb") as file:
+        head, size = file.read(12), os.fstat(file.fileno()).st_size
+        file.seek(max(0, size - _TAIL))
+        tail = file.read()
+    if kind == "WEBP":
+        whole = size >= 8 + int.from_bytes(head[4:8], "little")
+    elif kind == "BMP":
+        whole = size >= int.from_bytes(head[2:6], "little") > 0
+    else:
+        whole = end is not None and end in tail
+    if not whole:
+        read_image(path)
+
+
+def _each(work: Callable[[T], object], items: list[T], what: str) -> list:
+    """``work`` on every item, in threads, with progress.
+
+    Raises:
+        InputError: for how many items ``work`` raised one, and the first.
+    """
+
+    def attempt(item: T) -> object:
+        try:
+            return work(item)
+        except InputError as error:
+            return error
+
+    with ThreadPoolExecutor() as threads:
+        found = list(track(threads.map(attempt, items), len(items), what))
+    broken = [result for result in found if isinstance(result, InputError)]
+    if len(broken) == 1:
+        raise broken[0]
+    if broken:
+        raise InputError(f"{len(broken)} of {len(items)} images cannot be used; first: {broken[0]}")
+    return found
 
 
 class FolderSource(torch.utils.data.Dataset):
@@ -75,11 +162,8 @@ class FolderSource(torch.utils.data.Dataset):
         image = read_image(path).convert("L" if self.channels == 1 else "RGB")
         if self.resize is not None:
             image = ImageOps.fit(image, self.size, Image.Resampling.BILINEAR)
-        elif (image.height, image.width) != self.size:
-            raise InputError(
-                f"{path} is {image.height}x{image.width} (height x width), the first image "
-                f"{self.size[0]}x{self.size[1]}: give --resize to bring all to one size"
-            )
+        else:
+            self._check_size(path, (image.height, image.width))
         pixels = torch.from_numpy(np.array(image))
         return pixels.unsqueeze(0) if self.channels == 1 else pixels.movedim(-1, 0)
 
@@ -88,9 +172,32 @@ class FolderSource(torch.utils.data.Dataset):
         return FolderSource(paths, channels=self.channels, size=self.size, resize=self.resize)
 
     def decode(self) -> Tensor:
-        """All images in memory: ``(N, C, H, W)`` bytes."""
-        with ThreadPoolExecutor() as threads:
-            return torch.stack(list(threads.map(self.__getitem__, range(len(self)))))
+        """All images in memory: ``(N, C, H, W)`` bytes.
+
+        Raises:
+            InputError: how many images are broken, and the first.
+        """
+        return torch.stack(_each(self.__getitem__, list(range(len(self))), "decode images"))
+
+    def check(self) -> None:
+        """Look through images that will be decoded on the way, before any work is built on them.
+
+        Raises:
+            InputError: how many images are broken or of another size, and the first.
+        """
+        _each(self._check_one, self.paths, "look through images")
+
+    def _check_one(self, path: Path) -> None:
+        _check_whole(path)
+        if self.resize is None:
+            self._check_size(path, _opened(path, _stored_size))
+
+    def _check_size(self, path: Path, size: tuple[int, int]) -> None:
+        if size != self.size:
+            raise InputError(
+                f"{path} is {size[0]}x{size[1]} (height x width), the first image "
+                f"{self.size[0]}x{self.size[1]}: give --resize to bring all to one size"
+            )
 
 
 def read_folder(
@@ -114,10 +221,14 @@ def read_folder(
 
     first = read_image(train_files[0][0])
     size = (resize, resize) if resize else (first.height, first.width)
+    if min(size) < LEAST:
+        raise InputError(
+            f"{train_files[0][0]} is {size[0]}x{size[1]} (height x width) pixels; "
+            f"networks need {LEAST} each way: give --resize"
+        )
     if channels is None:
         every = [path for path, _ in train_files + test_files]
-        with ThreadPoolExecutor() as threads:
-            channels = 1 if all(threads.map(_is_grey, every)) else 3
+        channels = 1 if all(_each(_is_grey, every, "read headers")) else 3
 
     def source(files: list[tuple[Path, str]]) -> tuple[FolderSource, Tensor]:
         paths = [path for path, _ in files]
@@ -128,18 +239,24 @@ def read_folder(
 
 
 def _is_grey(path: Path) -> bool:
+    """By the header only."""
+    mode = _opened(path, lambda image: image.mode)
+    return mode in ("1", "L", "LA") or mode.startswith("I;16")
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width, as the camera was held; by the header only."""
     try:
-        with Image.open(path) as image:  # reads the header only
-            return image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
-    except UNREADABLE as error:
-        raise InputError(
-            f"{path} cannot be read as an image ({error}); mend or remove it"
-        ) from error
+        turned = image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
+    except Exception:  # as in _upright
+        turned = False
+    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def list_images(root: Path, part: str) -> tuple[list[tuple[Path, str]], list[str]]:
     """The images of ``root/part`` with their classes, and the classes: folders by name, at any
-    depth below each of them its images; what is hidden or no image is left out.
+    depth below each of them its images, links to folders followed. Hidden files are left out, and
+    so are files of other kinds; of those a warning says how many.
 
     Raises:
         InputError: a missing folder, or a class without images.
@@ -151,19 +268,38 @@ def list_images(root: Path, part: str) -> tuple[list[tuple[Path, str]], list[str
             f"{root}/test/<class>/*, or give --data-dir"
         )
     names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    files = [
-        (path, name)
-        for name in names
-        for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower() in SUFFIXES and not _hidden(path.relative_to(folder))
-    ]
+    found = [(path, name) for name in names for path in sorted(_files(folder / name))]
+    files = [(path, name) for path, name in found if path.suffix.lower() in SUFFIXES]
+    others = Counter(p.suffix.lower() or "no suffix" for p, _ in found) - Counter(
+        p.suffix.lower() for p, _ in files
+    )
+    told = ", ".join(f"{count} of kind {kind}" for kind, count in sorted(others.items()))
     empty = sorted(set(names) - {name for _, name in files})
     if empty:
-        raise InputError(f"class folders without images in {folder}: {', '.join(empty)}")
+        raise InputError(
+            f"class folders without images in {folder}: {', '.join(empty)}"
+            + (f" (files that cannot be read as images: {told})" if told else "")
+        )
     if not names:
         raise InputError(f"no class folders in {folder}: expected {folder}/<class>/<image>")
+    if told:
+        log.warning(
+            "%d files in %s are left out, since they are no images that can be read here: %s",
+            others.total(), folder, told,
+        )  # fmt: skip
     return files, names
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _files(folder: Path) -> Iterator[Path]:
+    """Files at any depth below, hidden ones left out; links to folders are followed, each folder
+    once on a way down, so that a circle of links ends."""
+    pending = [(folder, {folder.resolve()})]
+    while pending:
+        here, above = pending.pop()
+        for path in here.iterdir():
+            if path.name.startswith("."):
+                continue
+            if path.is_file():
+                yield path
+            elif path.is_dir() and (real := path.resolve()) not in above:
+                pending.append((path, above | {real}))

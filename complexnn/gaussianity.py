@@ -119,7 +119,7 @@ def evaluate(
     test, size = dataset.test.subset(chosen), eval_batch(net.config.dim)
     found: dict[str, list[Tensor]] = {}
     for batch in track(test.batches(size, device), -(-len(test) // size), "batches"):
-        groups = net.group(net.features(batch.images), generator=rng)
+        groups = net.group(net.features(batch.images), generator=rng, closed=False)
         released, _ = net.rotate(groups, generator=rng)
         queries = cF.first_parts(groups.parts, net.config.queries)[: groups.queries]
         features = known.apply(queries.unsqueeze(1)).squeeze(1)

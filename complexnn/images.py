@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -155,6 +156,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: Augmentation
+    source: str = ""  # what differs from the official files; rows say it
 
     @property
     def hidden(self) -> bool:
@@ -165,6 +167,12 @@ class Dataset:
         """The same with all pixels that are in memory on ``device``."""
         parts = {p: getattr(self, p).to(device) for p in ("train", "validation", "test")}
         return dataclasses.replace(self, **parts)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a row says of its data: how many images, and what is unofficial about them."""
+        counts = {p: len(getattr(self, p)) for p in ("train", "validation", "test")}
+        return counts | ({"source": self.source} if self.source else {})
 
     @property
     def shape(self) -> tuple[int, int, int]:

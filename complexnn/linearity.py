@@ -99,7 +99,7 @@ def evaluate(
         torch.randperm(len(dataset.validation), generator=rng)[: config.maps * net.config.dim]
     )
     features = torch.cat([net.features(b.images) for b in known.batches(BATCH, device)])
-    groups = net.group(features, generator=rng).parts[: config.maps]
+    groups = net.group(features, generator=rng, closed=False).parts[: config.maps]
     if len(groups) < config.maps:
         raise InputError(
             f"the {len(dataset.validation)} validation images fill {len(groups)} groups of "

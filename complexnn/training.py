@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import FunctionType
 from typing import Any
@@ -21,7 +22,7 @@ from torch import Generator, Tensor, nn
 from complexnn import functional as cF
 from complexnn import tasks
 from complexnn.adversaries import Step, make_terms
-from complexnn.config import InputError, TrainConfig
+from complexnn.config import InputError, NetConfig, TrainConfig
 from complexnn.images import Augmentation, Batch, Dataset, ImageSet
 from complexnn.metrics import mean_interval, share_interval
 from complexnn.networks.split import SplitNet
@@ -32,21 +33,45 @@ SAVE_SECONDS = 300.0  # at most this much work is lost to a crash
 
 
 def eval_batch(dim: int) -> int:
-    """Images per batch where nothing is trained: even batches of this size hold whole groups."""
-    return max(256, 2 * dim)
+    """Images per batch where nothing is trained: whole groups, and at least two."""
+    return -(-max(256, 2 * dim) // dim) * dim
+
+
+def whole_chunks(index: Tensor, size: int, dim: int) -> tuple[Tensor, ...]:
+    """``index`` in order, cut into chunks of about equal size, near ``size``: each holds whole
+    groups of ``dim``, and the last one what is over besides."""
+    groups = max(1, len(index) // dim)
+    chunks = torch.arange(groups).tensor_split(min(groups, -(-len(index) // size)))
+    ends = [dim * end for end in itertools.accumulate(map(len, chunks))]
+    return index.tensor_split(ends[:-1])
+
+
+def check_sizes(config: NetConfig, sizes: Mapping[str, int]) -> None:
+    """Refuse batches and sets, by name, that are smaller than a group.
+
+    Raises:
+        InputError: says which one, and how many images are needed.
+    """
+    dim = config.dim if config.kind == "complex" else 1
+    for name, size in sizes.items():
+        if size < dim:
+            raise InputError(
+                f"groups of {dim} need at least {dim} images, the {name} has {size}: "
+                "lower --dim, or give more (--batch-size, --limit-train)"
+            )
 
 
 def check_groups(data: Dataset, config: TrainConfig) -> None:
-    """Refuse, before the first step, groups that some batch could not fill."""
-    dim = config.net.dim if config.net.kind == "complex" else 1
+    """Refuse, before the first step, groups that some batch could not fill, or some process's
+    share of it."""
+    count = cF.processes()
+    share = "batch" if count == 1 else f"share of each of {count} processes in a batch"
     sizes = {
-        "batch": min(config.batch_size, len(data.train)),
+        share: min(config.batch_size, len(data.train)) // count,
         "validation set": len(data.validation),
         "test set": len(data.test),
     }
-    for name, size in sizes.items():
-        if size < dim:
-            raise InputError(f"groups of {dim} need at least {dim} images, the {name} has {size}")
+    check_sizes(config.net, sizes)
 
 
 _PURPOSES = ("order", "augment", "keys", "critic", "layers", "evaluation", "attack")
@@ -80,10 +105,15 @@ def evaluate(
     errors, losses = [], []
     for draw in range(draws):
         keys = random_for("evaluation", seed, draw)
-        for batch in images.batches(eval_batch(net.config.dim), device):
-            logits = net(batch.images, generator=keys).float()
-            errors.append(tasks.errors(tasks.answers(logits, batch.labels), batch.labels).cpu())
+        order, chunks = _test_batches(net.config, len(images), keys)
+        wrong = []
+        for batch in images.fetch(chunks, device):
+            groups = net.group(net.features(batch.images), generator=keys, closed=False)
+            released, key = net.rotate(groups, generator=keys)
+            logits = net.decode(net.process(released), key).float()
+            wrong.append(tasks.errors(tasks.answers(logits, batch.labels), batch.labels).cpu())
             losses.append(tasks.loss(logits, batch.labels).cpu())
+        errors.append(torch.cat(wrong)[order.argsort()])
     net.train(training)
     each = torch.cat(errors).view(draws, len(images))
     error = each.mean().item()
@@ -94,6 +124,23 @@ def evaluate(
         "loss": torch.cat(losses).mean().item(),
         "chance": tasks.blind_error(images.labels),
     }
+
+
+def _test_batches(
+    config: NetConfig, count: int, generator: Generator
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The order in which images are tested, and its batches.
+
+    Packed queries get other company in every draw. A last group that is not full is filled with
+    images of its batch: this measures answers only, nothing is at stake.
+    """
+    order = torch.arange(count)
+    if config.kind == "complex" and config.counterparts == "batch":  # as early versions cut them
+        return order, order.tensor_split(-(-count // max(256, 2 * config.dim)))
+    if config.queries > 1:
+        order = torch.randperm(count, generator=generator)
+    dim = config.dim if config.kind == "complex" else 1
+    return order, whole_chunks(order, eval_batch(dim), dim)
 
 
 def error_interval(errors: Tensor, labels: Tensor) -> tuple[float, float]:

@@ -11,11 +11,16 @@ source "$(dirname "$0")/environment.sh"
 root=runs/reproduction/beyond
 flags="--dataset folder --data-dir $(printf %q "${CIFAR10_JPEG:-data/cifar10-jpeg}")"
 
+# early FLAGS...: rotated networks date from before decoys came from closed blocks.
+early() {
+    [[ "$*" == *"--kind "* && "$*" != *"--kind complex"* ]] || echo "--counterparts batch"
+}
+
 # train [full/]ARCH NAME FLAGS...: five epochs, or as many as the README's networks.
 train() {
     local epochs=5
     [[ $1 == full/* ]] && epochs=40
-    echo "train.py $flags --epochs $epochs --arch ${1#full/} ${*:3} --precision bf16 --output-dir $root/$1/$2"
+    echo "train.py $flags --epochs $epochs --arch ${1#full/} ${*:3} $(early "${@:3}") --precision bf16 --output-dir $root/$1/$2"
 }
 
 # rotated ARCH NAME FLAGS...: without the critic, which hides nothing and doubles the work.

@@ -12,9 +12,14 @@ root=runs/reproduction
 cifar="--dataset folder --data-dir $(printf %q "${CIFAR10_JPEG:-data/cifar10-jpeg}")"
 fashion="--dataset fashion-mnist"
 
+# early FLAGS...: rotated networks date from before decoys came from closed blocks.
+early() {
+    [[ "$*" == *"--kind "* && "$*" != *"--kind complex"* ]] || echo "--counterparts batch"
+}
+
 # train NAME FLAGS...: in bf16, the fastest on CPUs that have it.
 train() {
-    echo "train.py ${*:2} --precision bf16 --output-dir $root/$1"
+    echo "train.py ${*:2} $(early "${@:2}") --precision bf16 --output-dir $root/$1"
 }
 
 # attack ATTACK BUDGET NAME [CONTROL]

@@ -31,7 +31,7 @@ def main(path, arch, group):
 
     net = NetConfig(
         arch=arch, image_size=(8, 8), in_channels=1, mean=(0.3,), std=(0.4,),
-        group=group,
+        group=group, counterparts="batch",
     )  # fmt: skip
     config = TrainConfig(net=net, batch_size=64, adversarial_weight=0.1, epochs=1)
     torch.manual_seed(0)

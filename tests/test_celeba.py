@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -47,11 +48,18 @@ def official_celeba(root, how=None, count=60):
         split = [line[:-1] + "0" for line in split]
     (folder / "list_attr_celeba.txt").write_text("\n".join([*head, *lines, ""]))
     (folder / "list_eval_partition.txt").write_text("\n".join([*split, ""]))
-    if how == "image missing":
-        (folder / "img_align_celeba" / "000002.jpg").unlink()
-    elif how == "not unpacked":
+    if how in ("subset", "no images"):
+        for path in sorted((folder / "img_align_celeba").iterdir())[:: 2 if how == "subset" else 1]:
+            path.unlink()
+    elif how in ("not unpacked", "a web page"):
         (folder / "img_align_celeba").rename(folder / "elsewhere")
-        (folder / "img_align_celeba.zip").write_bytes(b"PK")
+        (folder / "img_align_celeba.zip").write_bytes(b"<html>")
+        if how == "not unpacked":
+            zipfile.ZipFile(folder / "img_align_celeba.zip", "w").close()
+    elif how == "nested":
+        (folder / "img_align_celeba").rename(folder / "inner")
+        (folder / "img_align_celeba").mkdir()
+        (folder / "inner").rename(folder / "img_align_celeba/img_align_celeba")
     elif how == "list missing":
         (folder / "list_attr_celeba.txt").unlink()
     elif how == "broken image":
@@ -99,8 +107,9 @@ def test_the_default_size_is_that_of_the_papers_alexnet(tmp_path):
         ("other partition", "list_eval_partition.txt and list_attr_celeba.txt differ, .*000060"),
         ("bad partition", "line 4: expected an image and 0, 1 or 2"),
         ("no test", r"has no validation image \(split 1\)"),
-        ("image missing", "1 images are missing, first .*000002.jpg"),
+        ("no images", "holds none of the listed images"),
         ("not unpacked", "unpack .*img_align_celeba.zip"),
+        ("a web page", "img_align_celeba.zip is no zip archive: .* download it again"),
         ("list missing", r"missing list_attr_celeba.txt\): put the official files"),
         ("broken image", "000002.jpg cannot be read as an image"),
     ],
@@ -113,6 +122,21 @@ def test_a_broken_celeba_is_one_line(tmp_path, capsys, how, message):
     assert cli.run(cli.train_main, [*argv, "--output-dir", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_the_same_name_inside_is_accepted(tmp_path):
+    flat = data.load(official_celeba(tmp_path / "flat"))
+    nested = data.load(official_celeba(tmp_path / "nested", "nested"))
+    assert torch.equal(flat.train.pixels, nested.train.pixels)
+
+
+def test_a_subset_is_taken_and_the_row_says_so(tmp_path, caplog):
+    whole = data.load(official_celeba(tmp_path, "subset"))
+    assert "30 of the 60 listed images are not in" in caplog.text
+    assert whole.about == {
+        "train": 20, "validation": 5, "test": 5,
+        "source": "subset: 30 of the listed images are not there",
+    }  # fmt: skip
 
 
 def test_groups_do_not_apply(tmp_path):

@@ -1,14 +1,17 @@
 """Data sets: splits, groupings, whole-batch augmentation, and folders of every kind of image."""
 
+import gzip
 import json
 import os
+import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
-from complexnn import data
+from complexnn import data, folder
 from complexnn.config import DataConfig, InputError
 from complexnn.images import Augmentation
 
@@ -156,8 +159,6 @@ def test_kinds_of_images(tmp_path, mode, channels):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_channels_are_respected(tmp_path, mode, channels):
-    from dataclasses import replace
-
     config = replace(make_folder(tmp_path, mode=mode), channels=channels)
     assert data.load(config).shape == (channels, 10, 12)
     assert data.load(DataConfig(channels=channels)).shape == (channels, 8, 8)
@@ -385,11 +386,49 @@ def test_cifar10_in_the_official_layout(tmp_path, monkeypatch):
     assert whole.labels == ("animal", "vehicle")
 
 
+@pytest.fixture
+def tiny_cifar10(tmp_path, monkeypatch):
+    """A folder of images with CIFAR-10's classes, and a specification that fits it."""
+    names = sorted((*data._ANIMALS, *data._VEHICLES))
+    make_folder(tmp_path / "cifar10", size=(32, 32), count=3, classes=names)
+    train = data.load(DataConfig(dataset="folder", data_dir=tmp_path / "cifar10"))
+    mean, std = data._moments(torch.cat([train.train.pixels, train.validation.pixels]))
+    spec = replace(data.DATASETS["cifar10"], count=30, test_count=30, mean=mean, std=std)
+    monkeypatch.setitem(data.DATASETS, "cifar10", spec)
+    return DataConfig(dataset="cifar10", data_dir=tmp_path, groups="kinds")
+
+
+def test_cifar10_as_a_folder_of_images(tiny_cifar10):
+    for root in (tiny_cifar10.data_dir, tiny_cifar10.data_dir / "cifar10"):
+        config = replace(tiny_cifar10, data_dir=root)
+        whole = data.load(config)
+        assert whole.labels == ("animal", "vehicle")
+        assert whole.about == {
+            "train": 27, "validation": 3, "test": 30,
+            "source": "image folder cifar10, in its own split into training and test images",
+        }  # fmt: skip
+        assert data.whereabouts(config) == (str(tiny_cifar10.data_dir / "cifar10"), 0)
+
+
+def test_a_folder_that_is_not_what_its_name_says_is_refused(tiny_cifar10):
+    root = tiny_cifar10.data_dir / "cifar10"
+    picture = root / "train/cat/0.png"
+    kept = picture.read_bytes()
+    picture.unlink()
+    with pytest.raises(InputError, match=r"is not cifar10: expected 10 classes of 3 training"):
+        data.load(tiny_cifar10)
+    picture.write_bytes(kept)
+    for path in (root / "train").rglob("*.png"):
+        Image.open(path).point(lambda v: v // 2).save(path)
+    with pytest.raises(InputError, match=r"mean and deviation .* differ .* by up to 0\.2"):
+        data.load(tiny_cifar10)
+
+
 def test_cifar100_with_its_superclasses(tmp_path, monkeypatch):
     from torchvision.datasets import CIFAR100
 
     names = sorted(c for row in data._SUPERCLASSES.values() for c in row.split())
-    assert len(set(names)) == 100
+    assert len(set(names)) == data.plan(DataConfig(dataset="cifar100"))[2] == 100
     keys = ("fine_labels", "fine_label_names")
     folder = official_cifar(monkeypatch, tmp_path, CIFAR100, names, keys)
     whole = data.load(DataConfig(dataset="cifar100", data_dir=tmp_path, groups="superclasses"))
@@ -473,3 +512,164 @@ def test_a_broken_cub200_is_named(tmp_path, how, message):
 def test_no_cub200_says_where_to_put_it(tmp_path):
     with pytest.raises(InputError, match=r"no CUB-200-2011 in .*give --data-dir"):
         data.load(DataConfig(dataset="cub200", data_dir=tmp_path))
+
+
+# ------------------------------------------------------- files as users have them
+
+
+def broken_exif(orientation):
+    """An EXIF block with an orientation and a position of 0/0 and signed rationals, as cameras and
+    phones write them: its parts cannot all be written back."""
+    entries = [
+        (0x0112, 3, 1, struct.pack(">HH", orientation, 0)),
+        (0x011A, 10, 1, struct.pack(">I", 38)),  # the resolution, with a sign
+    ]
+    head = b"MM\x00*" + struct.pack(">IH", 8, len(entries))
+    fields = b"".join(struct.pack(">HHI", *e[:3]) + e[3] for e in entries)
+    return b"Exif\x00\x00" + head + fields + struct.pack(">I", 0) + struct.pack(">ii", 1, 0)
+
+
+def test_a_photo_with_a_broken_exif_block_is_turned_and_read(tmp_path):
+    picture = Image.fromarray(np.arange(0, 240, 2, dtype=np.uint8).reshape(10, 12))
+    for orientation in range(1, 9):
+        path = tmp_path / f"{orientation}.jpg"
+        picture.save(path, exif=broken_exif(orientation), quality=95)
+        good = Image.Exif()
+        good[0x0112] = orientation
+        picture.save(tmp_path / "good.jpg", exif=good, quality=95)
+        with Image.open(tmp_path / "good.jpg") as image:
+            wanted = ImageOps.exif_transpose(image)
+        assert np.array_equal(folder.read_image(path), wanted), orientation
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, struct.error, IndexError, TypeError])
+def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch, error):
+    save(tmp_path / "a.png")
+
+    def fail(*args):
+        raise error("inside")
+
+    monkeypatch.setattr(Image.Image, "load", fail)
+    with pytest.raises(InputError, match=r"a\.png cannot be read as an image \(inside\)"):
+        folder.read_image(tmp_path / "a.png")
+
+
+def test_an_unreadable_exif_block_leaves_the_picture_as_it_was_stored(tmp_path, monkeypatch):
+    save(tmp_path / "a.png")
+
+    def fail(image):
+        raise struct.error("unpack requires a buffer")
+
+    wanted = folder.read_image(tmp_path / "a.png")
+    monkeypatch.setattr(Image.Image, "getexif", fail)
+    assert np.array_equal(folder.read_image(tmp_path / "a.png"), wanted)
+
+
+def test_what_is_left_out_is_told(tmp_path, caplog):
+    config = make_folder(tmp_path)
+    for name in ("a.heic", "b.HEIC", "notes.txt", ".hidden.heic", "README"):
+        (tmp_path / "train/cat" / name).write_bytes(b"?")
+    data.load(config)
+    (told,) = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
+    assert "4 files in" in told
+    assert told.endswith("2 of kind .heic, 1 of kind .txt, 1 of kind no suffix")
+
+
+def test_a_class_of_files_that_cannot_be_read_says_so(tmp_path):
+    config = make_folder(tmp_path)
+    (tmp_path / "train/bird").mkdir()
+    (tmp_path / "train/bird/1.heic").write_bytes(b"?")
+    with pytest.raises(InputError, match=r"without images in .*: bird \(.*1 of kind \.heic\)"):
+        data.load(config)
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JPG", ".tga", ".ppm"])
+def test_less_common_suffixes_are_images(tmp_path, suffix):
+    config = make_folder(tmp_path)
+    save(tmp_path / f"train/cat/another{suffix}")
+    assert data.plan(config)[0] == 13
+
+
+def test_links_to_folders_are_followed_and_circles_end(tmp_path):
+    config = make_folder(tmp_path)
+    save(tmp_path / "elsewhere/deep/1.png", seed=90)
+    (tmp_path / "train/cat/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/deep/circle").symlink_to(tmp_path / "train/cat")
+    (tmp_path / "train/dog/dangling.png").symlink_to(tmp_path / "nowhere.png")
+    files, _ = folder.list_images(tmp_path, "train")
+    assert sum(path.name == "1.png" and "deep" in path.parts for path, _ in files) == 1
+    assert data.plan(config)[0] == 13
+
+
+@pytest.mark.parametrize("size", [(9, 1), (1, 9)])
+def test_images_of_a_single_row_are_refused(tmp_path, size):
+    with pytest.raises(InputError, match=r"pixels; networks need 2 each way: give --resize"):
+        data.load(make_folder(tmp_path, size=size))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+@pytest.mark.parametrize("limit", [10, 1 << 30])
+def test_broken_images_are_counted_before_any_work(tmp_path, monkeypatch, limit):
+    config = make_folder(tmp_path)
+    cut(tmp_path / "train/cat/0.png")
+    cut(tmp_path / "train/dog/3.png")
+    monkeypatch.setattr(data, "MEMORY_LIMIT", limit)
+    with pytest.raises(InputError, match=r"(cat/0|dog/3)\.png cannot be read"):
+        data.load(config)
+    paths = [path for path, _ in folder.list_images(tmp_path, "train")[0]]
+    source = folder.FolderSource(paths, channels=3, size=(10, 12), resize=None)
+    for look in (source.decode, source.check):
+        with pytest.raises(InputError, match=r"^2 of 12 .*; first: .*cat/0\.png[^\n]*$"):
+            look()
+    cut(tmp_path / "test/cat/0.png")  # found now, not after all training
+    for name in ("cat/0.png", "dog/3.png"):
+        save(tmp_path / "train" / name)
+    with pytest.raises(InputError, match=r"test/cat/0\.png cannot be read"):
+        data.load(config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [("JPEG", ".jpg"), ("PNG", ".png"), ("GIF", ".gif"), ("WEBP", ".webp"), ("BMP", ".bmp"),
+     ("TIFF", ".tif"), ("PPM", ".ppm")],
+)  # fmt: skip
+def test_a_quick_look_finds_cut_files_and_passes_whole_ones(tmp_path, kind, suffix):
+    path = tmp_path / f"a{suffix}"
+    save(path, size=(40, 30))
+    whole = path.read_bytes()
+    folder._check_whole(path)
+    path.write_bytes(whole + b"\x00" * 40)  # some programs append something of their own
+    folder._check_whole(path)
+    for kept in (0.3, 0.6, 0.95):
+        path.write_bytes(whole[: int(kept * len(whole))])
+        with pytest.raises(InputError, match="cannot be read as an image"):
+            folder._check_whole(path)
+
+
+def test_a_large_folder_is_checked_for_sizes_without_decoding(tmp_path, monkeypatch):
+    config = make_folder(tmp_path)
+    save(tmp_path / "train/dog/9.png", size=(12, 11))
+    monkeypatch.setattr(data, "MEMORY_LIMIT", 10)
+    with pytest.raises(InputError, match=r"dog/9\.png is 11x12"):
+        data.load(config)
+
+
+def test_every_cut_of_an_idx_file_is_one_line(tmp_path):
+    whole = struct.pack(">4i", 0x0803, 3, 4, 5) + bytes(range(60))
+    path = tmp_path / "images.gz"
+    path.write_bytes(gzip.compress(whole))
+    assert data._idx(path, 3).flatten().tolist() == list(range(60))
+    packed = path.read_bytes()
+    for count in range(len(packed)):  # cut on the way
+        path.write_bytes(packed[:count])
+        with pytest.raises(InputError, match="is not a complete IDX file"):
+            data._idx(path, 3)
+    for count in range(len(whole)):  # cut before it was packed
+        path.write_bytes(gzip.compress(whole[:count]))
+        with pytest.raises(InputError, match="is not a complete IDX file"):
+            data._idx(path, 3)
+    with pytest.raises(InputError, match="is not a complete IDX file"):
+        data._idx(tmp_path / "nowhere.gz", 3)

@@ -110,6 +110,44 @@ def test_perturbations_act_before_the_release_and_repeat_with_the_generator(defe
         assert not torch.equal(again, net.encode(images)[0])
 
 
+DRAWS = {
+    "gaussian": lambda a, rng: defences.gaussian(a, 1.0, rng),
+    "laplace": lambda a, rng: defences.laplace(a, 1.0, rng),
+    "dropout": lambda a, rng: defences.drop(a, 0.5, rng),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_noise_of_deployment_comes_from_the_operating_system(name, monkeypatch):
+    """With the operating system's numbers known, so is the noise; torch's generator has no part."""
+    count, a = [], features()
+
+    def urandom(size):
+        count.append(size)
+        return bytes(i % 251 for i in range(size))
+
+    fresh = [DRAWS[name](a, None) for _ in range(2)]
+    assert not torch.equal(*fresh)
+    monkeypatch.setattr("os.urandom", urandom)
+    repeated = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        repeated.append(DRAWS[name](a, None))
+    assert torch.equal(*repeated)
+    assert count == [8 * a.numel()] * 2, "64 bits for every number"
+
+
+def test_noise_of_deployment_has_the_stated_law():
+    a, ones = features(500), torch.ones(500, 4, 10, 10)
+    noise = defences.gaussian(a, 0.5, None) - a
+    strength = noise.square().mean((1, 2, 3)).sqrt() / a.square().mean((1, 2, 3)).sqrt()
+    assert strength.mean() == pytest.approx(0.5, rel=0.01)
+    noise = defences.laplace(a, 4000.0, None) - a
+    assert noise.abs().mean() == pytest.approx(0.2, rel=0.01)
+    assert noise.std() == pytest.approx(0.2 * math.sqrt(2), rel=0.01)
+    assert defences.drop(ones, 0.75, None).eq(0).double().mean() == pytest.approx(0.75, abs=0.01)
+
+
 # ------------------------------------------------------------------------ distance correlation
 
 
@@ -224,7 +262,7 @@ def test_the_packed_denoiser_sees_views_beside_their_own_images(rng, monkeypatch
     term = adversaries.DecoderTerm(config, torch.device("cpu"))
     net = build(config.net).eval()
     images = torch.rand(10, 1, 8, 8, generator=rng)
-    groups = net.group(net.features(images), generator=rng)
+    groups = net.group(net.features(images), generator=rng, closed=False)
     step = adversaries.Step(0, images, groups, net.rotate(groups, generator=rng)[0])
     views, beside = term._shown(step, rng)
     assert len(views) == 12

@@ -17,6 +17,7 @@ import complexnn
 from complexnn import adversaries, checkpoint, data, training
 from complexnn import functional as cF
 from complexnn.config import AttackConfig, DataConfig, InputError, NetConfig, TrainConfig
+from complexnn.images import ImageSet
 from complexnn.networks.modules import Critic
 from complexnn.networks.split import Groups
 
@@ -291,6 +292,91 @@ def test_evaluation_changes_nothing_and_repeats(rng):
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
     most_common = dataset.test.labels.bincount().max().item()
     assert first["chance"] == pytest.approx(1 - most_common / 360)
+
+
+@pytest.mark.parametrize("net", [{"dim": 3}, {"dim": 7, "group": "packed"}, {"kind": "noisy"}])
+@pytest.mark.parametrize("count", [7, 256, 300, 518])
+def test_evaluation_reads_every_image_once(net, count):
+    """Answers are told apart by their labels: each image is its own class."""
+    settings = config(net=net | {"num_classes": 518})
+    net = complexnn.build(settings.net)
+    pixels = torch.randint(256, (518, 1, 8, 8), dtype=torch.uint8)
+    net.decoder = torch.nn.Identity()
+
+    def answer(rows):  # an image's own number, whatever its group: right iff the order is kept
+        return torch.nn.functional.one_hot(rows, 518).float()
+
+    labels = torch.arange(518)
+    images = ImageSet(pixels, labels, labels).subset(labels[:count])
+    place = {p.numpy().tobytes(): i for i, p in enumerate(pixels)}
+    seen, features = [], net.features
+
+    def remember(batch):
+        rows = [place[(255 * p).round().byte().numpy().tobytes()] for p in batch]
+        seen.append(torch.tensor(rows))
+        return features(batch)
+
+    net.features = remember
+    net.decode = lambda hidden, key: answer(seen[-1])
+    tested = training.evaluate(net, images, CPU, draws=2, seed=0)
+    assert tested["draws"] == [0, 0]
+    assert torch.equal(torch.cat(seen).sort().values, labels[:count].repeat_interleave(2))
+
+
+@pytest.mark.parametrize(("counterparts", "differs"), [("blocks", True), ("batch", False)])
+def test_every_draw_packs_queries_in_other_company(counterparts, differs):
+    images, order = data.load(DataConfig()).test, []
+    net = complexnn.build(config(net={"group": "packed", "counterparts": counterparts}).net)
+    features = net.features
+    net.features = lambda batch: order.append(batch) or features(batch)
+    training.evaluate(net, images, CPU, draws=2, seed=0)
+    first, second = torch.cat(order).split(len(images))
+    assert torch.equal(first, second) != differs
+
+
+def test_copies_in_a_test_set_do_not_stop_a_measurement_of_accuracy():
+    dataset = data.load(DataConfig())
+    net = complexnn.build(config(net={"dim": 4}).net)
+    same = dataset.test.subset(torch.zeros(9, dtype=torch.long))
+    assert len(training.evaluate(net, same, CPU, draws=1, seed=0)["draws"]) == 1
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 7, 64, 300])
+@pytest.mark.parametrize("count", [300, 301, 599, 1000, 2049])
+def test_chunks_hold_whole_groups_and_every_index(dim, count):
+    index, size = torch.randperm(count), training.eval_batch(dim)
+    chunks = training.whole_chunks(index, size, dim)
+    assert torch.equal(torch.cat(chunks), index)
+    assert size % dim == 0
+    assert all(len(chunk) % dim == 0 for chunk in chunks[:-1])
+    assert all(dim <= len(chunk) < size + dim for chunk in chunks)
+    if dim == 1:  # as image sets cut themselves
+        expected = torch.arange(count).tensor_split(-(-count // size))
+        assert [len(c) for c in chunks] == [len(c) for c in expected]
+
+
+@pytest.mark.parametrize(
+    ("processes", "settings", "message"),
+    [
+        (1, {"batch_size": 2, "net": {"dim": 3}}, "at least 3 images, the batch has 2"),
+        (2, {"batch_size": 2}, "the share of each of 2 processes in a batch has 1"),
+        (3, {"batch_size": 6, "net": {"dim": 3}}, "the share of each of 3 processes in a batch"),
+        (1, {"net": {"dim": 50}, "batch_size": 50}, "the validation set has"),
+        (4, {"batch_size": 4, "net": {"kind": "additional"}}, None),
+        (2, {"batch_size": 4}, None),
+    ],
+)
+def test_groups_that_a_share_or_a_set_cannot_fill_are_refused(
+    processes, settings, message, monkeypatch
+):
+    monkeypatch.setattr(cF, "processes", lambda: processes)
+    dataset = data.load(DataConfig(limit_train=300))
+    made = dataclasses.replace(config(net=settings.pop("net", {})), **settings)
+    if message is None:
+        training.check_groups(dataset, made)
+        return
+    with pytest.raises(InputError, match=message):
+        training.check_groups(dataset, made)
 
 
 def test_norm_scales_and_biases_are_not_decayed():

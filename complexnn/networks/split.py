@@ -10,13 +10,15 @@ from torch import Generator, Tensor, nn
 from complexnn import functional as cF
 from complexnn.config import Group, InputError, NetConfig
 from complexnn.defences import perturb
+from complexnn.networks import counterparts
+from complexnn.networks.pool import Pool, check_finite
 
 
 class Groups(NamedTuple):
     """Features put side by side, before a key is drawn for them."""
 
     parts: Tensor  # (G, d, C, *), Gaussian decoys behind the images' features
-    members: Tensor  # (G, d) indices of the images, those of a pool behind those of the batch
+    members: Tensor  # (G, d) indices of the images, those from a pool behind those of the batch
     queries: int  # real queries; they are the first part of decoy groups, every part when packed
 
 
@@ -71,38 +73,61 @@ class SplitNet(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(
-        self, images: Tensor, *, generator: Generator | None = None, pool: Tensor | None = None
+        self, images: Tensor, *, generator: Generator | None = None, pool: Pool | None = None
     ) -> Tensor:
         """Encode, process, decode: ``(B, C, H, W) -> (B, num_classes)``."""
         released, key = self.encode(images, generator=generator, pool=pool)
         return self.decode(self.process(released), key)
 
     def encode(
-        self, images: Tensor, *, generator: Generator | None = None, pool: Tensor | None = None
+        self, images: Tensor, *, generator: Generator | None = None, pool: Pool | None = None
     ) -> tuple[Tensor, Key]:
         r"""Images to what the server sees, and the key that undoes it.
 
         :math:`x = R \cdot (f_1, \dots, f_d)^T` with a fresh random ``R`` per group; at d = 2 this
         is :math:`x = e^{i\theta}(a + ib)`. A ``decoy`` group holds one query and d - 1
-        counterparts, a ``packed`` group d queries; a last packed group that is not full is filled
-        with counterparts. Kinds without rotation have d = 1. With ``gaussian_decoys``, that many
-        parts of noise stand behind the d and are dropped again by :meth:`decode`.
+        counterparts, a ``packed`` group d queries in a row. Kinds without rotation have d = 1. With
+        ``gaussian_decoys``, that many parts of noise stand behind the d and are dropped again by
+        :meth:`decode`.
+
+        Groups that share an image give it away, unless they hold the same images. So the
+        counterparts of a query are the other d - 1 images of a random block of the batch, or
+        images of ``pool``, which no other group ever holds. (``counterparts="batch"`` draws them
+        as early versions did, from the whole batch.)
+
+        In train mode nothing is at stake: groups may share images, and may hold copies.
 
         Args:
-            images: ``(B, C, H, W)``, pixels in [0, 1].
+            images: ``(B, C, H, W)``, pixels in [0, 1]; without a pool B is a multiple of d.
             generator: source of keys, counterparts and noise, for reproducible experiments. None,
                 for deployment: the operating system's cryptographic generator.
-            pool: images that serve as counterparts; None: the other images of the batch.
+            pool: images that serve as counterparts, each once: d - 1 for every query of decoy
+                groups, and what the last packed group lacks.
 
         Returns:
             The released tensor ``(G, d, C', H', W')`` and its key.
 
         Raises:
-            InputError: a group that cannot be filled with other images.
+            InputError: a group that cannot be filled with images of its own and without copies, a
+                pool that holds too few, a query that is not finite.
         """
         features = self.features(images)
-        others = None if pool is None else self.features(pool)
+        if not self.training:
+            check_finite(images, "image {}")
+            check_finite(features, "the feature of image {}")
+        if pool is None:
+            return self.rotate(self.group(features, generator=generator), generator=generator)
+        if not isinstance(pool, Pool):
+            raise InputError(
+                f"pool= takes a complexnn.Pool, got a {type(pool).__name__}: wrap the images once, "
+                "pool = complexnn.Pool(images), and pass it to every call: a tensor would be drawn "
+                "from anew in each"
+            )
+        need = counterparts.missing(len(images), self.config)
+        chosen = pool.choose(need, images, generator)
+        others = self.features(pool.images(chosen).to(images)) if len(chosen) else None
         groups = self.group(features, generator=generator, pool=others)
+        pool.use(chosen, images)
         return self.rotate(groups, generator=generator)
 
     def features(self, images: Tensor) -> Tensor:
@@ -123,31 +148,46 @@ class SplitNet(nn.Module):
         return self.encoder(images.contiguous(memory_format=torch.channels_last))
 
     def group(
-        self, features: Tensor, *, generator: Generator | None = None, pool: Tensor | None = None
+        self,
+        features: Tensor,
+        *,
+        generator: Generator | None = None,
+        pool: Tensor | None = None,
+        closed: bool | None = None,
     ) -> Groups:
         """Put features that will share a key side by side, ``(B, C, *) -> (G, d, C, *)``, after
-        what :mod:`complexnn.defences` does to each, and Gaussian decoys behind them."""
-        features = perturb(features, self.config, generator)
-        if self.config.kind != "complex":
-            alone = torch.arange(len(features), device=features.device).unsqueeze(1)
-            return Groups(cF.single_part(features), alone, len(features))
-        choose = _decoys if self.config.group == "decoy" else _packed
-        candidates = 0 if pool is None else len(pool)
-        index = choose(len(features), self.config.dim, candidates, generator)
+        what :mod:`complexnn.defences` does to each, and Gaussian decoys behind them.
+
+        Args:
+            features: of the queries.
+            generator: as in :meth:`encode`.
+            pool: features of as many counterparts as are needed, no more.
+            closed: refuse what would give a group away: a number of queries that fills no whole
+                blocks, so that two groups share an image, and copies that cannot be kept apart.
+                None: in eval mode. False is for measurements of accuracy.
+        """
+        config, count = self.config, len(features)
+        closed = not self.training if closed is None else closed
         everything = features if pool is None else torch.cat([features, pool])
-        if not self.training:
-            # An equal counterpart gives the key away; in training nothing is at stake.
-            index = _replace_equals(everything.detach(), index, self.config.group)
+        if not self.training:  # what is mixed is exact, whatever autocast does to the networks
+            everything = cF.at_least_float32(everything)
+        everything = perturb(everything, config, generator)
+        if config.kind != "complex":
+            alone = torch.arange(count, device=features.device).unsqueeze(1)
+            return Groups(cF.single_part(everything), alone, count)
+        index = counterparts.members(
+            everything.detach(), count, config, generator, training=self.training, closed=closed
+        )
         index = index.to(features.device)
-        in_order = self.config.group == "packed" and len(features) % self.config.dim == 0
+        in_order = config.group == "packed" and count % config.dim == 0
         parts = (
-            features.unflatten(0, index.shape)  # a view: consecutive queries share a key
+            everything.unflatten(0, index.shape)  # a view: consecutive queries share a key
             if in_order
             else cF.gather_parts(everything, index)
         )
-        if self.config.gaussian_decoys:
+        if config.gaussian_decoys:
             parts = torch.cat([parts, self._noise(parts, generator)], dim=1)
-        return Groups(parts, index, len(features))
+        return Groups(parts, index, count)
 
     def _noise(self, parts: Tensor, generator: Generator | None) -> Tensor:
         """Gaussian decoys for groups ``(G, d, C, *)``: ``(G, k, C, *)``."""
@@ -160,8 +200,20 @@ class SplitNet(nn.Module):
         count, dim = parts.shape[:2]
         precision = torch.promote_types(parts.dtype, torch.float32)
         rotation = cF.draw_rotations(count, dim, generator).to(parts.device, precision)
-        released = parts if dim == 1 else cF.rotate(parts, rotation)
+        released = self._turned(parts, rotation)
         return released, Key(rotation, self.config.group, members, queries)
+
+    def _turned(self, parts: Tensor, matrix: Tensor) -> Tensor:
+        """``matrix`` applied to the parts, outside of training in fp32 or better, also under
+        autocast: a key rounded to bf16 is not orthogonal, and a rounded decoy not Gaussian. The
+        result has the dtype of the weights."""
+        if self.training:
+            return parts if parts.shape[1] == 1 else cF.rotate(parts, matrix)
+        if parts.shape[1] > 1:
+            with torch.autocast(parts.device.type, enabled=False):
+                parts = cF.rotate(cF.at_least_float32(parts), matrix)
+        weights = next(self.parameters(), parts)
+        return parts.to(weights.dtype)
 
     def process(self, released: Tensor) -> Tensor:
         """The server's work: ``(G, d, C, H, W) -> (G, d, C', *)``, without any secret."""
@@ -190,76 +242,5 @@ class SplitNet(nn.Module):
                 f"the answer has {hidden.shape[0]} groups of {hidden.shape[1]}, the key is for "
                 f"{groups} of {parts}: decode each answer with the key of its own release"
             )
-        answers = hidden if hidden.shape[1] == 1 else cF.rotate(hidden, key.directions)
+        answers = self._turned(hidden, key.directions)
         return self.decoder(answers.flatten(0, 1)[: key.queries])
-
-
-def _decoys(count: int, dim: int, pool: int, generator: Generator | None) -> Tensor:
-    """Each query with d - 1 distinct others of the batch, or d - 1 distinct ones of the pool."""
-    own = torch.arange(count).unsqueeze(1)
-    if pool:
-        _enough(pool, dim - 1, "pool", f"a decoy group of {dim}")
-        others = count + cF.uniform((count, pool), generator).argsort(dim=1)[:, : dim - 1]
-    else:
-        _enough(count, dim, "batch", f"a decoy group of {dim}")
-        others = cF.draw_counterparts(count, dim - 1, generator)
-    return torch.cat([own, others], dim=1)
-
-
-def _packed(count: int, dim: int, pool: int, generator: Generator | None) -> Tensor:
-    """Consecutive queries in groups of d, the last one filled from the pool or earlier groups."""
-    members = torch.arange(count)
-    missing = -count % dim
-    if missing:
-        earlier = count - count % dim
-        start, candidates = (count, pool) if pool else (0, earlier)
-        where = "pool" if pool else "full groups of the batch"
-        _enough(candidates, missing, where, f"{missing} free places of a packed group of {dim}")
-        fill = start + cF.uniform((candidates,), generator).argsort()[:missing]
-        members = torch.cat([members, fill])
-    return members.view(-1, dim)
-
-
-def _enough(have: int, need: int, where: str, what: str) -> None:
-    if have < need:
-        raise InputError(
-            f"{what} needs {need} images from the {where}, which has {have}: "
-            "pass more images, or pool= with other images"
-        )
-
-
-def _replace_equals(features: Tensor, index: Tensor, group: Group) -> Tensor:
-    """Replace counterparts that are a copy of their query; refuse groups of copies only.
-
-    The phase of a query beside its own copy is its key: every entry of e^{iθ}(a + ia) has it.
-    """
-    index = index.to(features.device)
-    # Copies agree in a sum over some entries; only such suspects are compared entry by entry.
-    sums = features[..., ::4, ::4].sum(dim=(1, 2, 3))
-    same = sums[index[:, :1]] == sums[index[:, 1:]]
-    for row, column in same.nonzero().tolist():
-        query, other = index[row, 0], index[row, column + 1]
-        same[row, column] = torch.equal(features[query], features[other])
-    if group == "packed":
-        broken = same.all(dim=1).nonzero()
-        if len(broken):
-            raise InputError(
-                f"all images of packed group {broken[0].item()} are the same: its key could be "
-                "read off; put different images into the batch, or pass pool="
-            )
-        return index
-    if not same.any():
-        return index
-    index = index.clone()
-    for row, column in same.nonzero().tolist():
-        query = features[index[row, 0]]
-        differs = (features != query).flatten(1).any(dim=1)
-        differs[index[row]] = False
-        spare = differs.nonzero()
-        if not len(spare):
-            raise InputError(
-                f"image {row} has only copies of itself as counterparts: its key could be read "
-                "off; pass pool= with other images"
-            )
-        index[row, column + 1] = spare[row % len(spare)]
-    return index
