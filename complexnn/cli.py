@@ -309,6 +309,7 @@ def attack_main(argv: list[str]) -> None:
     """``python attack.py``: attack a trained network, or compare attacked ones."""
     from complexnn import verdicts
     from complexnn.attacks import suite
+    from complexnn.attacks.auxiliary import attacker_images
 
     if argv[:1] == ["compare"]:
         _compare(argv[1:])
@@ -329,10 +330,13 @@ def attack_main(argv: list[str]) -> None:
             raise InputError(
                 f"control {config.control} was trained on another task than {config.victim}"
             )
-    suite.check(config, victim.config, dataset)
+    nets = [net.config for net in (victim, control) if net is not None]
+    judged = torch.cat([suite.judged_images(config, net, dataset) for net in nets])
+    own = attacker_images(config, shown, dataset, judged)
+    suite.check(config, victim.config, dataset, own)
     results.prepare_folder(folder)
     print(f"output: {folder}", flush=True)
-    suite.run(config, victim, control, dataset, accelerator.device)
+    suite.run(config, victim, control, dataset, own)
     if config.attack == "all" and config.only is None:
         print(verdicts.write_report(folder, config.victim))
     print(f"output: {folder}", flush=True)

@@ -29,6 +29,9 @@ Attack = Literal["angle", "span", "intersection", "inversion", "property", "all"
 Spending = Literal["quick", "standard", "thorough"]
 
 
+OWN = (None, "held-out")  # images of the victim's own data set, as an attacker's
+
+
 class InputError(ValueError):
     """Something the user can mend: the command line shows it as one line and exits with 2."""
 
@@ -396,6 +399,12 @@ class AttackConfig:
     """Candidates among which an image is to be identified."""
     limit_test: int | None = None
     """Judge on this many test images only, drawn with a fixed seed; None: the budget's."""
+    auxiliary: str | None = None
+    """The attacker's own images; None: those that the victim was trained on. held-out: images of
+    the victim's data set that it was not trained on and that no attack is judged on. Or another
+    data set's name, or a folder with train/<class>/* and test/<class>/*: then without labels."""
+    auxiliary_limit: int | None = None
+    """How many images the attacker has; None: all of them."""
     seed: int = 0
     """Seed of the attackers, their batches and all draws."""
     device: str = "auto"
@@ -415,12 +424,24 @@ class AttackConfig:
             raise InputError(f"capacity must be positive, got {self.capacity}")
         if self.limit_test is not None:
             at_least(self, 2, "limit_test")
+        if self.auxiliary_limit is not None:
+            at_least(self, 10, "auxiliary_limit")
         if self.lr <= 0:
             raise InputError(f"lr must be positive, got {self.lr}")
 
     @property
     def run_dir(self) -> Path:
         return self.output_dir or self.victim
+
+    @property
+    def has(self) -> str:
+        """What distinguishes the attacker's images from all that the victim was trained on, for
+        the names of its attacks; empty if nothing does."""
+        if self.auxiliary is None and self.auxiliary_limit is None:
+            return ""
+        whose = Path(self.auxiliary).name if self.auxiliary else "training"
+        count = f"{self.auxiliary_limit:,} " if self.auxiliary_limit else ""
+        return f", {count}{whose} images"
 
     @property
     def spend(self) -> Budget:

@@ -325,7 +325,7 @@ def plan(config: DataConfig) -> tuple[int, tuple[int, int, int], int]:
     )
 
 
-_RESIZED = ("folder", "celeba", "cub200")  # images of any size, brought to one on request
+RESIZED = ("folder", "celeba", "cub200")  # images of any size, brought to one on request
 
 
 def load(config: DataConfig, *, workers: int = 0) -> Dataset:
@@ -338,8 +338,8 @@ def load(config: DataConfig, *, workers: int = 0) -> Dataset:
         InputError: an unknown name, missing or broken files, a grouping that does not fit.
     """
     spec = DATASETS[choose("data set", config.dataset, DATASETS)]
-    if config.resize is not None and config.dataset not in _RESIZED:
-        raise InputError(f"resize applies to {', '.join(_RESIZED)} only, not to {config.dataset}")
+    if config.resize is not None and config.dataset not in RESIZED:
+        raise InputError(f"resize applies to {', '.join(RESIZED)} only, not to {config.dataset}")
     raw = spec.read(config)
     task = _task(config, spec, raw)
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from complexnn.attacks import dss, inversion, keys, roster
+from complexnn.attacks import dss, inversion, keys, roster, substitute
 from complexnn.attacks.suite import judged
 from complexnn.config import AttackConfig, Budget, NetConfig, TrainConfig
 from complexnn.networks.anatomy import dissect
@@ -71,8 +71,8 @@ def attacking(config: AttackConfig, net: NetConfig, *, hidden: bool) -> tuple[fl
     passes = {name: _pass(*networks[name]) for name in sorted(_trained(attacks, net))}
     seen = spend.steps * config.batch_size  # images that train one network
     flops = sum(seen * (BACKWARD * cost + encoder) for cost, _ in passes.values())
-    if "substitute_decoder" in passes:  # for a substitute, which is trained first
-        flops += seen * BACKWARD * sum(counted.flops.values())
+    if "query_free" in passes:  # for substitutes, which are trained first
+        flops += substitute.SUBSTITUTES * seen * BACKWARD * sum(counted.flops.values())
     for attack in attacks:
         images, draws = judged(config, net, sys.maxsize, slow=attack.slow), config.draws
         if attack.slow:
@@ -84,6 +84,7 @@ def attacking(config: AttackConfig, net: NetConfig, *, hidden: bool) -> tuple[fl
 def _trained(attacks: Collection[roster.Attack], net: NetConfig) -> set[str]:
     """Names of the networks that attacks train, those included which recover features."""
     found = {name for attack in attacks for name in attack.needs}
+    found |= {"query_free" for attack in attacks if "query-free" in attack.name}
     found |= {a.name for a in attacks if a.family == "property" and not a.name.endswith("-nn")}
     if net.parts == 1:
         return {"released_decoder" if name == "feature_decoder" else name for name in found}
@@ -114,7 +115,7 @@ def _networks(
     regressor = partial(keys.make_regressor, net, released)
     return {
         "released_decoder": (decoder(queries), every, queries),
-        "substitute_decoder": (decoder(queries), every, queries),
+        "query_free": (decoder(queries), every, queries),
         "set_decoder": (decoder(net.dim), every, queries),
         "feature_decoder": single,
         "denoiser": single,

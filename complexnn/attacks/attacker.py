@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from complexnn import checkpoint
-from complexnn.attacks import dss, inference, intersection, inversion, keys
+from complexnn.attacks import dss, inference, intersection, inversion, keys, substitute
 from complexnn.attacks.fitting import FitLog, Knowledge, View, best_matching, take
 from complexnn.attacks.threat import Answer, Seen
 from complexnn.config import AttackConfig, NetConfig
@@ -26,7 +26,7 @@ log = logging.getLogger("complexnn")
 # Under which name a network is kept, where it is not the attribute's.
 FILES = {
     "regressor": "angle", "released_decoder": "dec_x", "feature_decoder": "dec_a",
-    "set_decoder": "dec_set", "substitute_decoder": "dec_substitute",
+    "set_decoder": "dec_set", "query_free": "dec_substitute",
 }  # fmt: skip
 Directions = Callable[[Tensor], Tensor]  # released -> (G, n, d)
 
@@ -41,6 +41,7 @@ class Attacker:
     folder: Path
     victim_hash: str
     logs: dict[str, FitLog] = dataclasses.field(default_factory=dict)
+    _substitute_decoder: nn.Module | None = None
 
     @property
     def victim(self) -> NetConfig:
@@ -174,16 +175,29 @@ class Attacker:
         """dec(x) of all the group's images, decoys included."""
         return self._released_decoder("dec_set", self.knowledge, self.victim.dim)
 
-    @cached_property
-    def substitute_decoder(self) -> nn.Module:
-        """dec(x) of an attacker that does not know the encoder and trains a substitute."""
-        substitute = self._trained(
-            "substitute",
-            lambda: inversion.make_substitute(self.knowledge),
-            lambda model, rng: inversion.fit_substitute(model, self.knowledge, self.config, rng),
-        )
-        pretended = inversion.pretend(self.knowledge, substitute)
-        return self._released_decoder("dec_substitute", pretended, self.victim.queries)
+    def query_free(self, seen: Seen) -> Answer:
+        """dec(x) of an attacker that does not know the encoder, but sees a whole release."""
+        if self._substitute_decoder is None:
+            released = substitute.moments(seen.released)
+            known = substitute.pretended(self.knowledge, self._substitutes(released))
+            self._substitute_decoder = self._released_decoder(
+                "dec_substitute", known, self.victim.queries
+            )
+        decoder = self._substitute_decoder
+        with torch.no_grad():
+            images = [inversion.decoded(decoder, x).values for x in seen.released.split(256)]
+        return Answer(torch.cat(images))
+
+    def _substitutes(self, released: substitute.Moments) -> list[nn.Module]:
+        def fit(model: nn.Module, rng: Generator) -> FitLog:
+            return substitute.fit_substitute(model, released, self.knowledge, self.config, rng)
+
+        return [
+            self._trained(
+                f"substitute_{i}", lambda: substitute.make_substitute(self.knowledge), fit
+            )
+            for i in range(substitute.SUBSTITUTES)
+        ]
 
     @cached_property
     def feature_decoder(self) -> nn.Module:
@@ -298,7 +312,8 @@ class Attacker:
         settings |= {"steps": spend.steps, "width": spend.width}
         about = {"victim": self.victim_hash, "settings": settings}
         path = self.folder / f"{name}.safetensors"
-        torch.manual_seed(self.config.seed)
+        # Not the victim's seed: a substitute must not start where the victim started.
+        torch.manual_seed(self.rng(f"{name} weights").initial_seed())
         model = make().to(self.knowledge.device)
         if path.is_file():
             state, known = checkpoint.read(path)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import Generator, Tensor
 
-from complexnn import tasks
 from complexnn.attacks import keys
 from complexnn.attacks.fitting import (
     FitLog,
@@ -21,8 +18,6 @@ from complexnn.attacks.fitting import (
 from complexnn.attacks.threat import Answer
 from complexnn.config import AttackConfig, NetConfig
 from complexnn.networks.attackers import UNet
-from complexnn.networks.registry import build
-from complexnn.networks.split import SplitNet
 
 
 def match(guess: Tensor, truth: Tensor) -> Tensor:
@@ -80,29 +75,3 @@ def fit_feature_decoder(
         return (guess - seen.batch.images).square().mean()
 
     return fit(model, loss, knowledge, config, generator, "decoder dec_a")
-
-
-def make_substitute(knowledge: Knowledge) -> SplitNet:
-    """A network for an attacker that does not know the encoder: the server's weights, which it
-    has, between a fresh encoder and a fresh decoder."""
-    substitute = build(knowledge.net.config)
-    substitute.processing.load_state_dict(knowledge.net.processing.state_dict())
-    substitute.processing.requires_grad_(False)
-    return substitute
-
-
-def fit_substitute(
-    model: SplitNet, knowledge: Knowledge, config: AttackConfig, generator: Generator
-) -> FitLog:
-    """Train the substitute's encoder and decoder on the victim's task."""
-
-    def loss(model: SplitNet, seen: Observation) -> Tensor:
-        logits = model(seen.batch.images, generator=generator)
-        return tasks.loss(logits, seen.batch.labels).mean()
-
-    return fit(model, loss, knowledge, config, generator, "substitute network")
-
-
-def pretend(knowledge: Knowledge, substitute: SplitNet) -> Knowledge:
-    """What the attacker believes to know: its substitute in the victim's place."""
-    return dataclasses.replace(knowledge, net=substitute.eval().requires_grad_(False))

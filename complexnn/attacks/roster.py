@@ -13,7 +13,7 @@ from complexnn.attacks import inversion, keys
 from complexnn.attacks.attacker import Attacker
 from complexnn.attacks.optimise import optimise
 from complexnn.attacks.threat import Again, Answer, Seen
-from complexnn.config import AttackConfig, NetConfig
+from complexnn.config import OWN, AttackConfig, NetConfig
 
 Function = Callable[[Attacker, Seen], Answer]
 
@@ -38,6 +38,7 @@ class Attack:
     several: bool | None = None  # only where a key attack returns several directions, or only one
     again: Again | None = None  # how the user sends its images several times
     whole: bool = False  # sees, and answers, every batch of a draw at once
+    labels: bool = False  # needs to know what the attacker's own images are
 
 
 def _key(name: str) -> Function:
@@ -82,6 +83,10 @@ def _optimised(attacker: Attacker, seen: Seen, *, with_key: bool) -> Answer:
     return Answer(found.unflatten(0, (groups, answers)), directions)
 
 
+def _query_free(attacker: Attacker, seen: Seen) -> Answer:
+    return attacker.query_free(seen)
+
+
 def _classified(attacker: Attacker, seen: Seen, *, trained_on: str) -> Answer:
     view = attacker.reconstructions if trained_on == "images" else attacker.views[trained_on]
     return attacker.decoded(attacker.classifier(trained_on), view(seen.released))
@@ -117,7 +122,7 @@ def _span(attacker: Attacker, seen: Seen) -> Answer:
     return Answer(seen.released)
 
 
-_PROPERTY = partial(Attack, family="property")
+_PROPERTY = partial(Attack, family="property", labels=True)
 _KEY = partial(Attack, family="angle", rotated=True)
 
 ROSTER: tuple[Attack, ...] = (
@@ -151,10 +156,7 @@ ROSTER: tuple[Attack, ...] = (
         "inversion dec(mean a*), same decoys", "inversion", _mean, ("feature_decoder",),
         rotated=True, control="inversion dec(mean a*), fresh decoys", again="same group",
     ),
-    Attack(
-        "inversion query-free", "inversion", _images("substitute_decoder"),
-        ("substitute_decoder",),
-    ),
+    Attack("inversion query-free", "inversion", _query_free, whole=True, labels=True),
     Attack(
         "inversion dss", "inversion", _separated, ("denoiser",), slow=True, rotated=True,
         control="inversion dec(x)", several=True,
@@ -194,7 +196,8 @@ def applicable(attack: Attack, net: NetConfig) -> bool:
 
 def chosen(config: AttackConfig, net: NetConfig, *, hidden: bool) -> list[Attack]:
     """The attacks that ``config`` asks for and that the victim allows: a key to recover needs a
-    rotation, a property to infer one that is ``hidden``, which the victim never learned."""
+    rotation, a property to infer one that is ``hidden``, which the victim never learned, and labels
+    images of the victim's data set."""
     possible = {"angle": net.parts > 1, "property": hidden}
     return [
         attack
@@ -202,6 +205,7 @@ def chosen(config: AttackConfig, net: NetConfig, *, hidden: bool) -> list[Attack
         if config.attack in ("all", attack.family)
         and possible.get(attack.family, True)
         and applicable(attack, net)
+        and (not attack.labels or config.auxiliary in OWN)
         and (config.only is None or config.only in attack.name)
     ]
 

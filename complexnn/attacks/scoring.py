@@ -34,6 +34,9 @@ class Scoring:
 
     attacker: Attacker
     test: ImageSet
+    # Whose classifier of images tells one image from another; None: the attacker's. An attacker
+    # with few images, or without labels, makes a poor one.
+    evaluator: Attacker | None = None
 
     @property
     def device(self) -> torch.device:
@@ -69,7 +72,7 @@ class Scoring:
     @torch.no_grad()
     def evaluated(self, images: Tensor) -> Tensor:
         """Unit features of a classifier that was trained apart from the victim, on images."""
-        layers = list(self.attacker.classifier("images"))[:-1]
+        layers = list((self.evaluator or self.attacker).classifier("images"))[:-1]
         found = []
         for chunk in images.split(256):
             for layer in layers:

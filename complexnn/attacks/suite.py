@@ -23,8 +23,8 @@ from complexnn.attacks.roster import ROSTER, Attack
 from complexnn.attacks.scoring import Scoring
 from complexnn.attacks.threat import Seen
 from complexnn.attacks.user import Truth, User
-from complexnn.config import AttackConfig, InputError, NetConfig, to_dict
-from complexnn.images import Dataset
+from complexnn.config import OWN, AttackConfig, InputError, NetConfig, to_dict
+from complexnn.images import Dataset, ImageSet
 from complexnn.networks.split import SplitNet
 from complexnn.progress import duration, track
 from complexnn.training import eval_batch
@@ -42,18 +42,28 @@ NEGATIVE_CONTROLS = ("angle_error", "top1", "top1_jpeg", "rmse", "psnr", "error"
 class Target:
     """A network under attack, its user, and the images that attacks are judged on."""
 
-    def __init__(self, net: SplitNet, dataset: Dataset, config: AttackConfig, folder: Path) -> None:
+    def __init__(
+        self,
+        net: SplitNet,
+        dataset: Dataset,
+        config: AttackConfig,
+        folder: Path,
+        own: tuple[ImageSet, ImageSet],
+    ) -> None:
         device = next(net.parameters()).device
         self.victim_hash = checkpoint.sha256(config.victim / "model.safetensors")
-        knowledge = Knowledge(net, dataset.train.to(device), dataset.validation.to(device), device)
-        attackers = folder / "attackers" / self.victim_hash[:12]
+        knowledge = Knowledge(net, *(images.to(device) for images in own), device)
+        attackers = folder / "attackers" / worst.slug(self.victim_hash[:12] + config.has)
         self.attacker = Attacker(knowledge, dataset.classes, config, attackers, self.victim_hash)
-        count = judged(config, net.config, len(dataset.test))
-        order = torch.randperm(len(dataset.test), generator=torch.Generator().manual_seed(0))
-        chosen = order[:count] if count < len(order) else torch.arange(count)
-        self.test = dataset.test.subset(chosen).to(device)
-        self.user = User(net, self.test, knowledge.train, device, config.seed)
-        self.scoring = Scoring(self.attacker, self.test)
+        self.test = dataset.test.subset(judged_images(config, net.config, dataset)).to(device)
+        self.user = User(net, self.test, dataset.train.to(device), device, config.seed)
+        evaluator = None
+        if config.has:
+            every = dataclasses.replace(config, auxiliary=None, auxiliary_limit=None)
+            whole = Knowledge(net, dataset.train.to(device), dataset.validation.to(device), device)
+            full = folder / "attackers" / self.victim_hash[:12]
+            evaluator = Attacker(whole, dataset.classes, every, full, self.victim_hash)
+        self.scoring = Scoring(self.attacker, self.test, evaluator)
         self.folder, self.config = folder, config
 
     def judged(self, attack: Attack) -> tuple[int, int]:
@@ -82,7 +92,16 @@ def judged(config: AttackConfig, net: NetConfig, test: int, *, slow: bool = Fals
     return min(wanted, test) // dim * dim
 
 
-def check(config: AttackConfig, net: NetConfig, dataset: Dataset) -> None:
+def judged_images(config: AttackConfig, net: NetConfig, dataset: Dataset) -> Tensor:
+    """Which test images attacks are judged on: the first of a fixed order, or all."""
+    count = judged(config, net, len(dataset.test))
+    order = torch.randperm(len(dataset.test), generator=torch.Generator().manual_seed(0))
+    return order[:count] if count < len(order) else torch.arange(count)
+
+
+def check(
+    config: AttackConfig, net: NetConfig, dataset: Dataset, own: tuple[ImageSet, ImageSet]
+) -> None:
     """Refuse, before anything is written, attacks that the victim or its data have nothing for.
 
     Raises:
@@ -90,6 +109,11 @@ def check(config: AttackConfig, net: NetConfig, dataset: Dataset) -> None:
     """
     if config.attack in ("angle", "intersection") and net.parts == 1:
         raise InputError(f"kind {net.kind} has no key: attack {config.attack} needs kind complex")
+    if config.attack == "property" and config.auxiliary not in OWN:
+        raise InputError(
+            f"images of {config.auxiliary} have none of the victim's properties: attack property "
+            "needs --auxiliary held-out, or none"
+        )
     if config.attack == "property" and not dataset.hidden:
         raise InputError(
             f"the victim learned the classes of {dataset.name} themselves, so nothing is hidden: "
@@ -103,8 +127,8 @@ def check(config: AttackConfig, net: NetConfig, dataset: Dataset) -> None:
         )
     dim = together(net)
     for what, images, least in (
-        ("training", dataset.train, dim),
-        ("validation", dataset.validation, dim),
+        ("training", own[0], dim),
+        ("validation", own[1], dim),
         ("test", dataset.test, 2 * dim),  # a wrong key is another group's
     ):
         if len(images) < least:
@@ -119,7 +143,7 @@ def run(
     victim: SplitNet,
     control: SplitNet | None,
     dataset: Dataset,
-    device: torch.device,
+    own: tuple[ImageSet, ImageSet],
 ) -> None:
     """Run the attacks that ``config`` asks for, which :func:`check` has passed; write rows, tables
     and pictures.
@@ -139,11 +163,11 @@ def run(
         folder = config.output_dir / "control" if config.output_dir else config.control
         results.prepare_folder(folder)
         alone = dataclasses.replace(config, victim=config.control, control=None)
-        compared = Target(control, dataset, alone, folder)
+        compared = Target(control, dataset, alone, folder, own)
         beside = _attack(compared, needed, {})
-    target = Target(victim, dataset, config, config.run_dir)
+    target = Target(victim, dataset, config, config.run_dir, own)
     rows = _attack(target, attacks, beside)
-    if config.attack in ("inversion", "all") and config.only is None:
+    if config.attack in ("inversion", "all") and config.only is None and not config.has:
         row = worst.append(target.folder, rows, compared and compared.folder, beside)
         if row is not None:
             print(summary(row), flush=True)
@@ -176,7 +200,8 @@ def _control_hash(config: AttackConfig) -> str | None:
 def done(config: AttackConfig, net: NetConfig, victim_hash: str, *, hidden: bool) -> bool:
     """Whether every attack that ``config`` asks for was made on these weights."""
     there = made(config, config.run_dir, victim_hash)
-    return all(attack.name in there for attack in roster.chosen(config, net, hidden=hidden))
+    asked = roster.chosen(config, net, hidden=hidden)
+    return all(attack.name + config.has in there for attack in asked)
 
 
 def _attack(
@@ -188,21 +213,22 @@ def _attack(
     (target.folder / "examples").mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     for number, attack in enumerate(attacks, start=1):
-        if attack.name in rows:
-            log.info("%s: already done, see %s", attack.name, target.folder / "results.jsonl")
+        name = attack.name + config.has
+        if name in rows:
+            log.info("%s: already done, see %s", name, target.folder / "results.jsonl")
             continue
         log.info(
             "attack %d of %d: %s (%s so far)",
-            number, len(attacks), attack.name, duration(time.monotonic() - started),
+            number, len(attacks), name, duration(time.monotonic() - started),
         )  # fmt: skip
         begun = time.time()
-        for name in attack.needs:
-            getattr(attacker, name)
+        for needed in attack.needs:
+            getattr(attacker, needed)
         measured, extra, groups = _judge(target, attack)
         count, draws = target.judged(attack)
-        _beside(measured, beside.get(attack.control or attack.name))
+        _beside(measured, beside.get((attack.control or attack.name) + config.has))
         row = {
-            "name": attack.name,
+            "name": name,
             "family": attack.family,
             "metrics": measured,
             "flags": extra,
@@ -215,7 +241,7 @@ def _attack(
             **results.stamp(attacker.knowledge.device, begun),
         }
         results.append_row(target.folder / "results.jsonl", row)
-        rows[attack.name] = row
+        rows[name] = row
         print(summary(row), flush=True)
     return rows
 
@@ -252,7 +278,7 @@ def _judge(target: Target, attack: Attack) -> tuple[dict[str, dict[str, Any]], l
     if family == "inversion":
         _floors(target, attack, measured, count, answers)
     means = {name: values.mean(dim=0) for name, values in own.columns.items()}
-    path = worst.table_path(target.folder, attack.name)
+    path = worst.table_path(target.folder, attack.name + target.config.has)
     worst.write_table(path, means | {"group": groups[0].double()})
     flags = _flags(attacker.logs, attack, measured, other.columns, groups)
     return measured, flags, _count(groups)

@@ -33,10 +33,14 @@ def of_the_old_rule(row: dict[str, Any]) -> bool:
     return row["name"] == NAME and row.get("rule") != RULE
 
 
+def slug(name: str) -> str:
+    """A name as part of a path."""
+    return re.sub(r"[^a-z0-9*]+", "-", name.lower()).strip("-").replace("*", "star")
+
+
 def table_path(folder: Path, name: str) -> Path:
     """Where the numbers per image of an attack are kept."""
-    slug = re.sub(r"[^a-z0-9*]+", "-", name.lower()).strip("-").replace("*", "star")
-    return folder / "examples" / f"{slug}.csv"
+    return folder / "examples" / f"{slug(name)}.csv"
 
 
 def write_table(path: Path, table: dict[str, Tensor], images: list[int] | None = None) -> None:
