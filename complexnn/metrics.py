@@ -11,6 +11,13 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure as _ssim
 
+NO_FLOAT64 = ("mps",)
+
+
+def double(x: Tensor) -> Tensor:
+    """In double precision; on the CPU where the device has none."""
+    return (x.cpu() if x.device.type in NO_FLOAT64 else x).double()
+
 
 def angle_between(estimate: Tensor, truth: Tensor) -> Tensor:
     r"""Angle in [0, π] between unit vectors along the last axis.
