@@ -74,8 +74,11 @@ def recover(released: Tensor, *, seed: int = 0) -> Found:
     base, scale = _basis(_apply(flat, whiten))
     pairs = _candidates(base, rng)
     misfits = torch.cat([_compare(base, scale, chunk)[0] for chunk in pairs.split(4096)])
-    shared = (misfits <= _limit(misfits[:, 0], tolerance)).sum(dim=1).cpu()
-    some = (shared > 0) & (shared < parts)
+    limit, strange = _limit(misfits[:, 0], tolerance)
+    shared = (misfits <= limit).sum(dim=1).cpu()
+    # Between the two: members in common, perhaps, under noise of their own strength.
+    unclear = ((misfits > limit) & (misfits < strange)).any(dim=1).cpu()
+    some = (shared > 0) & (shared < parts) & ~unclear
     return _collect(flat, pairs[some], shared[some], rng)
 
 
@@ -179,19 +182,20 @@ def _compare(base: Tensor, scale: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor
     return apart, mine, theirs
 
 
-def _limit(misfits: Tensor, tolerance: float) -> float:
-    """The largest misfit of two groups that share a member."""
+def _limit(misfits: Tensor, tolerance: float) -> tuple[float, float]:
+    """The largest misfit of two groups that share a member, and the smallest of two strangers."""
     logs = misfits.clamp(min=1e-9).log().sort().values
     count = len(logs)
     if count < 3:
-        return tolerance
+        return tolerance, tolerance
     below = 1 + logs.diff()[:-1].argmax().item()  # misfits under the widest gap
     gap, spread = logs[below] - logs[below - 1], logs[(count + below) // 2] - logs[below]
     # By chance it is wider than the spread with probability exp(-certain).
     certain = below * math.log((count + below) / (2 * below + 2))
     if gap <= spread or certain < math.log(100):
-        return tolerance
-    return max(tolerance, logs[below - 1].exp().item() * (1 + 1e-6))
+        return tolerance, tolerance
+    middle, upper = (logs[below] - gap / 2).exp().item(), logs[below].exp().item()
+    return max(tolerance, middle), max(tolerance, upper)
 
 
 # ------------------------------------------------------------------------------- which members
