@@ -16,8 +16,8 @@ nothing.
 
 **The threshold** comes from the release itself. A misfit within the rounding of the released
 numbers is none. Beyond that, strangers' smallest misfits follow a power law, whose logarithms'
-spacings are exponential (Rényi 1953): below the widest gap, if it is wider than what lies between
-the smallest and the median misfit above it, groups share a member.
+spacings are exponential (Rényi 1953): a gap that is wider than what lies between it and the median
+of the misfits above it, or of many under it, is no chance, and groups under it share a member.
 
 **The cost.** A linear map of the numbers keeps what spans share. So all pairs are compared in the
 strongest whitened directions, where strangers are far apart, by the Frobenius norms of their d × d
@@ -39,6 +39,7 @@ from complexnn.metrics import double
 
 DIRECTIONS = 128  # in which groups are compared at least; 16 for each part
 TILE = 1 << 25  # numbers: 128 MiB of float32
+ENOUGH = 16  # misfits that a gap is compared with
 DRAWS = 4  # of random weights that tell members apart
 
 
@@ -188,13 +189,18 @@ def _limit(misfits: Tensor, tolerance: float) -> tuple[float, float]:
     count = len(logs)
     if count < 3:
         return tolerance, tolerance
-    below = 1 + logs.diff()[:-1].argmax().item()  # misfits under the widest gap
-    gap, spread = logs[below] - logs[below - 1], logs[(count + below) // 2] - logs[below]
-    # By chance it is wider than the spread with probability exp(-certain).
-    certain = below * math.log((count + below) / (2 * below + 2))
-    if gap <= spread or certain < math.log(100):
+    below = torch.arange(1, count, device=logs.device)  # misfits under each gap
+    gaps = logs.diff()
+    above, under = logs[(count + below) // 2] - logs[below], logs[below - 1] - logs[below // 2]
+    # By chance, a gap is wider than the spread above it with probability exp(-certain), and than
+    # the spread under it with 2^-below. Near their largest value misfits follow no power law.
+    certain = below * ((count + below) / (2 * below + 2)).log() > math.log(100)
+    clear = (gaps > above) & certain & (gaps == gaps.max())
+    clear |= (gaps > under) & (below >= ENOUGH)
+    if not clear.any():
         return tolerance, tolerance
-    middle, upper = (logs[below] - gap / 2).exp().item(), logs[below].exp().item()
+    best = gaps.where(clear, 0).argmax()
+    middle, upper = (logs[best] + gaps[best] / 2).exp().item(), logs[best + 1].exp().item()
     return max(tolerance, middle), max(tolerance, upper)
 
 
