@@ -66,8 +66,9 @@ def recover(released: Tensor, *, seed: int = 0) -> Found:
         Nothing found where there is one part, or more than half as many parts as numbers: there
         any two spans meet.
     """
-    groups, parts, numbers = released.flatten(2).shape
     flat = released.flatten(2)
+    flat = flat.to(double(flat[:1]).device)
+    groups, parts, numbers = flat.shape
     rng = Generator().manual_seed(seed)
     if parts == 1 or groups < 2 or 2 * parts > numbers:
         return _collect(flat, torch.zeros(0, 2, dtype=torch.long), torch.zeros(0).long(), rng)
@@ -232,7 +233,7 @@ def _collect(flat: Tensor, pairs: Tensor, shared: Tensor, rng: Generator) -> Fou
     weight = torch.where((pattern == 0)[owner], 1, holds).to(common)
     apart = _summed(groups, owner, weight * misfits.unsqueeze(1))
     apart = apart / _summed(groups, owner, weight).clamp(min=1) * found
-    return Found(frame, found, apart, pairs, shared)
+    return Found(frame.to(flat.dtype), found, apart, pairs, shared)
 
 
 def _meet(flat: Tensor, pairs: Tensor, shared: Tensor) -> tuple[Tensor, Tensor, Tensor]:
