@@ -24,6 +24,7 @@ from complexnn.adversaries import near_members
 from complexnn.attacks.fitting import FitLog, Knowledge, Observation, fit
 from complexnn.attacks.keys import nearest_orthogonal
 from complexnn.config import AttackConfig
+from complexnn.metrics import double
 from complexnn.networks.attackers import UNet
 
 ITERATIONS = 60
@@ -75,7 +76,7 @@ def separate(
     """
     groups, dim = released.shape[:2]
     flat = released.flatten(2)
-    inverse = torch.linalg.pinv((flat @ flat.mT).double(), hermitian=True).to(flat)
+    inverse = torch.linalg.pinv(double(flat @ flat.mT), hermitian=True).to(flat)
 
     def restored(frame: Tensor) -> tuple[Tensor, Tensor]:
         """What the denoiser makes of each view, and how far from it, relative to its power."""
