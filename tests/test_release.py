@@ -5,10 +5,14 @@ import time
 
 import pytest
 import torch
+from test_attacks import make_attacker
 
 from complexnn import functional as cF
-from complexnn.attacks import release, span
+from complexnn.attacks import release, roster, scoring, span
+from complexnn.attacks.threat import Seen
+from complexnn.attacks.user import Truth
 from complexnn.metrics import angle_between
+from complexnn.networks.split import Groups
 
 NUMBERS = 60
 
@@ -199,8 +203,36 @@ def test_what_is_recovered_is_a_member(rng):
     features = images(60, rng)
     released, _ = send(features, members, rng)
     seen = release.recover(released)
-    views = (seen.directions @ released.flatten(2).double()).flatten(0, 1)
+    views = (seen.directions @ released.flatten(2)).flatten(0, 1).double()
     apart = torch.cdist(views, features[members[:, 0]])
     apart = torch.minimum(apart, torch.cdist(-views, features))
     assert (apart.amin(dim=1) < 1e-4 * features.norm(dim=1).mean()).all()
     assert span.own_shares(released, features[:60].unflatten(1, (-1, 1, 1)).float()).min() > 0.999
+
+
+def ask(folder, members, count=60, **settings):
+    """What the roster's attack makes of a network's release of groups with these members."""
+    attacker, whole = make_attacker(folder, steps=20, **settings)
+    net, images = attacker.knowledge.net, whole.test.subset(torch.arange(count))
+    (batch,) = images.batches(count, torch.device("cpu"))
+    parts = cF.gather_parts(net.features(batch.images), members)
+    rng = torch.Generator().manual_seed(1)
+    released, key = net.rotate(Groups(parts, members, count), generator=rng)
+    truth = Truth(batch, released, key, torch.arange(count))
+    (attack,) = (a for a in roster.ROSTER if a.name == "release")
+    judge = scoring.Scoring(attacker, images)
+    own, other = scoring.SCORES["release"](judge, attack.answer(attacker, Seen(released)), truth)
+    chance = scoring.blind(judge, "release")["angle_error"]["chance"]
+    return own, other, chance
+
+
+def test_a_networks_default_release_is_scored_as_broken_and_closed_blocks_as_blind(tmp_path, rng):
+    own, other, chance = ask(tmp_path, decoys(60, 2, rng))
+    assert own["share"].min() == 1
+    assert own["angle_error"].median() < 1e-3
+    assert other["angle_error"].mean() == pytest.approx(chance, abs=0.25)
+
+    own, other, chance = ask(tmp_path, blocks(60, 2))
+    for measured in (own, other):
+        assert measured["share"].max() == 0
+        assert measured["angle_error"].tolist() == pytest.approx([chance] * 60)

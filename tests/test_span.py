@@ -1,14 +1,18 @@
 """Membership scores: members lie on an ellipsoid, or are told by the likelihood of the others."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from scipy.optimize import minimize
 from scipy.stats import wishart
+from test_attacks import make_attacker, make_user
 
+import complexnn
 from complexnn import functional as cF
-from complexnn.attacks import span
+from complexnn.attacks import scoring, span
+from complexnn.attacks.threat import Answer
 
 NUMBERS = 16
 
@@ -144,3 +148,23 @@ def test_scores_have_gradients(dim, rng):
     if dim == 24:
         candidates = (0.3 * candidates.detach()).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: span.scores(released, x, moment), candidates)
+
+
+@pytest.mark.parametrize("dim", [4, 6])
+def test_a_network_of_as_many_parts_as_numbers_is_scored_by_the_norm(dim, tmp_path):
+    """thin1 releases 4 numbers of digits."""
+    attacker, whole = make_attacker(tmp_path)
+    net = complexnn.build(
+        "thin1", image_size=8, in_channels=1, num_classes=2, dim=dim, group="packed"
+    )
+    known = dataclasses.replace(attacker.knowledge, net=net.eval().requires_grad_(False))
+    attacker = dataclasses.replace(attacker, knowledge=known)
+    judge = scoring.Scoring(attacker, whole.test)
+    seen, truth = make_user(attacker, whole, 48).sends_whole(0, 48)
+    own, other = scoring.score_span(judge, Answer(seen.released), truth)
+    assert (judge.moment is not None) == (dim > 4)
+    if dim == 4:
+        assert own["top1"].mean() > 0.9
+        assert other["top1"].mean() < 0.1
+    else:
+        assert own["top1"].mean() > 5 / len(judge.gallery)

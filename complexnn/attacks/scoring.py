@@ -210,7 +210,7 @@ def score_release(scoring: Scoring, answer: Answer, truth: Truth) -> tuple[Measu
         columns = best_matching(-along)
         apart = metrics.angle_between(take(answer.values, columns), directions)
         none = missed.gather(1, columns)
-        measured = {"angle_error": apart.masked_fill(none, blindly), "found": (~none).double()}
+        measured = {"angle_error": apart.masked_fill(none, blindly), "share": (~none).double()}
         found.append({k: v.flatten()[: truth.key.queries] for k, v in measured.items()})
     return found[0], found[1]
 
