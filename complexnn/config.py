@@ -25,7 +25,7 @@ Gate = Literal["paper", "mixing"]
 Defence = Literal["none", "laplace", "dropout", "quantise", "nopeek", "decoder"]
 Optimizer = Literal["adamw", "sgd"]
 Precision = Literal["fp32", "bf16", "fp16"]
-Attack = Literal["angle", "span", "intersection", "inversion", "property", "all"]
+Attack = Literal["angle", "span", "release", "intersection", "inversion", "property", "all"]
 Spending = Literal["quick", "standard", "thorough"]
 
 
@@ -372,7 +372,7 @@ class AttackConfig:
     ``attack.py compare RUN RUN ...`` puts attacked networks side by side."""
 
     attack: Positional[Attack]
-    """angle, span, inversion, property, or all of them."""
+    """angle, span, release, intersection, inversion, property, or all of them."""
     victim: Path
     """Run folder of the network to attack."""
     control: Path | None = None

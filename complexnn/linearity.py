@@ -1,8 +1,8 @@
 r"""``python -m complexnn.linearity --victim RUN``: what a rotated server makes of a query beyond a
 matrix that has never seen it.
 
-A server that commutes with every rotation multiplies by a matrix: gates and pools see the Gram
-matrix :math:`G` of a group, and a query's answer is :math:`B(G)^T a` (docs/beyond.md). With the
+The layers of a rotated server multiply by a matrix: fixed weights, and gates and pools that see the
+Gram matrix :math:`G` of a group. A query's answer is :math:`B(G)^T a` (docs/beyond.md). With the
 :math:`B` of a group that does not hold the query, the same server is one fixed matrix, and a device
 that is given that matrix needs no server.
 """

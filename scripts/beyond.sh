@@ -43,7 +43,7 @@ trainings() {
     rotated thin4-linear decoy-2 ""
     rotated thin4-linear decoy-2-mixing --gate mixing
     rotated thin4-linear packed-8 --group packed --dim 8
-    # As many parts as numbers: the span says nothing. With decoys of eight times the features'
+    # As many parts as numbers: the span holds everything. With decoys of eight times the features'
     # bound, 64 numbers, r = 1 and m = 19: (4, 1e-6)-private in one pass.
     rotated thin1 packed-64 --group packed --dim 64
     rotated thin1 packed-64-private --group packed --dim 64 --gaussian-decoys 82 --decoy-scale 8

@@ -20,6 +20,7 @@ from complexnn.attacks import (
     intersection,
     keys,
     optimise,
+    release,
     roster,
     scoring,
     span,
@@ -486,6 +487,8 @@ def test_every_attack_answers_for_every_kind_of_group(tmp_path):
                 assert answers == 1 or answer.shown_by is not None, attack.name
             elif attack.family == "angle":
                 assert [answers, *shape] == [keys.candidates(net), net.parts], attack.name
+            elif attack.family == "release":
+                assert [answers, *shape] == [net.parts, net.parts]
             elif attack.family == "intersection":
                 assert [answers, *shape] == [net.queries, net.parts]
         assert families >= {"span", "inversion", "property"}
@@ -552,6 +555,8 @@ def test_the_attackers_modules_cannot_reach_the_truth():
         keys.fast_ica,
         keys.critic_search,
         span.shares,
+        span.scores,
+        release.recover,
         intersection.directions,
         optimise.optimise,
     ],

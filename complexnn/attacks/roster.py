@@ -9,7 +9,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from complexnn.attacks import inversion, keys
+from complexnn.attacks import inversion, keys, release
 from complexnn.attacks.attacker import Attacker
 from complexnn.attacks.optimise import optimise
 from complexnn.attacks.threat import Again, Answer, Seen
@@ -118,6 +118,13 @@ def _intersected(attacker: Attacker, seen: Seen) -> Answer:
     return Answer(attacker.intersected(seen))
 
 
+def _released_together(attacker: Attacker, seen: Seen) -> Answer:
+    """Directions of the members that the groups of a release give away; zeros for the others."""
+    found = release.recover(seen.released).directions
+    chunks = zip(found.split(256), seen.released.split(256), strict=True)
+    return Answer(torch.cat([keys.upright(rows, x, attacker.judge) for rows, x in chunks]))
+
+
 def _span(attacker: Attacker, seen: Seen) -> Answer:
     return Answer(seen.released)
 
@@ -133,6 +140,7 @@ ROSTER: tuple[Attack, ...] = (
     _KEY("angle critic-search", answer=_key("critic-search"), needs=("judge",), slow=True),
     _KEY("angle dss", answer=_key("dss"), needs=("denoiser",), slow=True, several=True),
     Attack("span", "span", _span),
+    Attack("release", "release", _released_together, ("judge",), rotated=True, whole=True),
     Attack(
         "intersection", "intersection", _intersected, ("judge",), rotated=True,
         again="other company",

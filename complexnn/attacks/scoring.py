@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 from complexnn import metrics, tasks
 from complexnn.attacks import inference, inversion, keys, span
 from complexnn.attacks.attacker import Attacker
-from complexnn.attacks.fitting import Observation, take
+from complexnn.attacks.fitting import Observation, best_matching, take
 from complexnn.attacks.threat import Answer
 from complexnn.attacks.user import Truth
 from complexnn.images import ImageSet
@@ -68,6 +68,19 @@ class Scoring:
     def damaged_features(self) -> Tensor:
         """Features of the candidates after JPEG compression."""
         return self._encoded(span.jpeg(self.gallery))
+
+    @cached_property
+    def moment(self) -> Tensor | None:
+        """Second moment of released parts by the attacker's own images, for groups of more parts
+        than numbers."""
+        net = self.attacker.knowledge.net.config
+        numbers = self.gallery_features[0].numel()
+        if net.parts <= numbers:
+            return None
+        own = self._encoded(_first(self.attacker.knowledge.train, 32 * numbers, self.device))
+        return span.second_moment(
+            own, parts=net.parts, decoys=net.gaussian_decoys, scale=net.decoy_scale
+        )
 
     @torch.no_grad()
     def evaluated(self, images: Tensor) -> Tensor:
@@ -187,6 +200,24 @@ def score_angle(scoring: Scoring, answer: Answer, truth: Truth) -> tuple[Measure
     return tuple({"angle_error": f[:count]} for f in found)
 
 
+def score_release(scoring: Scoring, answer: Answer, truth: Truth) -> tuple[Measured, Measured]:
+    """Angle between each query's direction and the one found for it, blind guessing where none
+    was; and the share of queries for which one was."""
+    missed = ~answer.values.any(dim=2)
+    blindly = blind(scoring, "release")["angle_error"]["chance"]
+    found = []
+    for directions in (truth.key.directions, truth.key.directions.roll(1, dims=0)):
+        directions = directions.to(answer.values)
+        # Members that were not found are no worse a match than 60 degrees.
+        along = (directions @ answer.values.mT).masked_fill(missed.unsqueeze(1), 0.5)
+        columns = best_matching(-along)
+        apart = metrics.angle_between(take(answer.values, columns), directions)
+        none = missed.gather(1, columns)
+        measured = {"angle_error": apart.masked_fill(none, blindly), "share": (~none).double()}
+        found.append({k: v.flatten()[: truth.key.queries] for k, v in measured.items()})
+    return found[0], found[1]
+
+
 def score_span(scoring: Scoring, answer: Answer, truth: Truth) -> tuple[Measured, Measured]:
     """Whether each query ranks first among the candidates that are not in its group, as it is and
     after JPEG compression; and whether the next group's does."""
@@ -208,11 +239,12 @@ def score_span(scoring: Scoring, answer: Answer, truth: Truth) -> tuple[Measured
             ("top1", features, scoring.gallery_features),
             ("top1_jpeg", scoring._encoded(span.jpeg(images)), scoring.damaged_features),
         ):
-            mine = span.own_shares(each, own)
-            others = _per_query(span.shares(released, gallery), truth)
+            mine = span.own_scores(each, own, scoring.moment).to(own)
+            others = _per_query(span.scores(released, gallery, scoring.moment), truth).to(own)
             measured[name] = span.placed(mine, others, excluded) * ~known
             if name == "top1":
-                measured["share"] = mine
+                others = _per_query(span.shares(released, gallery), truth)
+                measured["share"] = span.own_shares(each, own)
                 measured["best_other"] = others.masked_fill(excluded, 0).amax(dim=1)
         found.append(measured)
     return found[0], found[1]
@@ -284,6 +316,8 @@ def blind(scoring: Scoring, family: str) -> dict[str, dict[str, float]]:
         releases = attacker.config.spend.repeats
         blindly = keys.chance(net, answers=net.queries)
         return {"angle_error": {"chance": blindly, "releases": releases}}
+    if family == "release":
+        return {"angle_error": {"chance": keys.chance(net, answers=net.parts)}}
     if family == "span":
         return {name: {"chance": 1 / gallery} for name in ("top1", "top1_jpeg")}
     if family == "inversion":
@@ -332,6 +366,7 @@ def _first(images: ImageSet, count: int, device: torch.device) -> Tensor:
 SCORES = {
     "angle": score_angle,
     "span": score_span,
+    "release": score_release,
     "intersection": score_angle,
     "inversion": score_images,
     "property": score_property,

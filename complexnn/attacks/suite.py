@@ -107,7 +107,7 @@ def check(
     Raises:
         InputError: no key, nothing hidden, an unknown name, too few images for groups.
     """
-    if config.attack in ("angle", "intersection") and net.parts == 1:
+    if config.attack in ("angle", "release", "intersection") and net.parts == 1:
         raise InputError(f"kind {net.kind} has no key: attack {config.attack} needs kind complex")
     if config.attack == "property" and config.auxiliary not in OWN:
         raise InputError(
