@@ -37,11 +37,11 @@ from complexnn.config import (
 from complexnn.gaussianity import GaussianityConfig
 from complexnn.linearity import LinearityConfig
 from complexnn.offload import OffloadConfig
-from complexnn.progress import Interrupted, duration
+from complexnn.progress import Interrupted, duration, track
 from complexnn.tables import Table
 
 ROOT = Path(__file__).parent.parent
-_looked_at = cache(data.plan)  # to list a folder of 50,000 images takes seconds
+_planned = cache(data.plan)  # to list a folder of 50,000 images takes seconds
 
 MEASUREMENTS = {
     "offload": OffloadConfig,
@@ -85,7 +85,8 @@ def resolve(lines: Sequence[str], config: CampaignConfig) -> list[Job]:
     """
     jobs: list[Job] = []
     trained: dict[Path, Job] = {}
-    for line in dict.fromkeys(line.strip() for line in lines):
+    wanted = list(dict.fromkeys(line.strip() for line in lines))
+    for line in track(wanted, len(wanted), "checking commands", every=5.0):
         if not line or line.startswith("#"):
             continue
         script, *flags = shlex.split(line)
@@ -171,6 +172,12 @@ def hidden(data_config: DataConfig) -> bool:
 # -------------------------------------------------------------------------------- estimates
 
 
+def _looked_at(config: DataConfig) -> tuple[int, tuple[int, int, int], int]:
+    """:func:`complexnn.data.plan`, which lists a folder once for all its groupings and limits."""
+    count, shape, labels = _planned(dataclasses.replace(config, groups=None, limit_train=None))
+    return min(count, config.limit_train or count), shape, labels
+
+
 def estimate(job: Job, device: torch.device) -> tuple[float, float]:
     """Seconds and megabytes that a job takes, both rough."""
     if job.config is None or job.finished:
@@ -207,7 +214,10 @@ def main(argv: list[str]) -> None:
         jobs = [job for job in jobs if job.data not in missing]
     gpu = config.device in ("auto", "cuda") and torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
-    costs = [estimate(job, device) if job.data not in missing else (0.0, 0.0) for job in jobs]
+    costs = [
+        estimate(job, device) if job.data not in missing else (0.0, 0.0)
+        for job in track(jobs, len(jobs), "estimating commands", every=5.0)
+    ]
     downloads = sum({place: size for place, size in places.values()}.values())
     disk = sum(size for _, size in costs) + downloads
     if config.dry_run:
