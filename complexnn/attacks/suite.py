@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import logging
 import re
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,12 +17,12 @@ from torch import Tensor
 
 from complexnn import checkpoint, metrics, results
 from complexnn.attacks import roster, scoring
-from complexnn.attacks.attacker import FILES, Attacker
+from complexnn.attacks.attacker import FILES, Attacker, NotTrained
 from complexnn.attacks.fitting import FitLog, Knowledge, Observation
 from complexnn.attacks.pictures import keep_pixels, save_grid
 from complexnn.attacks.roster import ROSTER, Attack
 from complexnn.attacks.scoring import Scoring
-from complexnn.config import AttackConfig, InputError, NetConfig, to_dict
+from complexnn.config import AttackConfig, InputError, NetConfig, from_dict, results_of, to_dict
 from complexnn.images import Dataset
 from complexnn.networks.split import SplitNet
 from complexnn.progress import duration, track
@@ -44,6 +45,9 @@ class Target:
         self.victim_hash = checkpoint.sha256(config.victim / "model.safetensors")
         knowledge = Knowledge(net, dataset.train.to(device), dataset.validation.to(device), device)
         attackers = folder / "attackers" / self.victim_hash[:12]
+        published = config.victim / "attackers" / self.victim_hash[:12]
+        if folder == results_of(config.victim) and published.is_dir() and not attackers.is_dir():
+            shutil.copytree(published, attackers)
         self.attacker = Attacker(knowledge, dataset, config, attackers, self.victim_hash)
         count = min(config.spend.images, len(dataset.test))
         order = torch.randperm(len(dataset.test), generator=torch.Generator().manual_seed(0))
@@ -114,34 +118,39 @@ def run(
         if config.only is not None:
             names = roster.compared_with(attacks)
             needed = [attack for attack in needed if attack.name in names]
-        folder = config.output_dir / "control" if config.output_dir else config.control
-        results.prepare_folder(folder)
         alone = dataclasses.replace(config, victim=config.control, control=None)
+        folder = config.output_dir / "control" if config.output_dir else alone.run_dir
+        results.prepare_folder(folder)
         compared = Target(control, dataset, alone, folder)
         beside = _attack(compared, needed, {})
     target = Target(victim, dataset, config, config.run_dir)
+    before = made(config, target.folder, target.victim_hash)
     _attack(target, attacks, beside)
     if config.attack in ("inversion", "all") and config.only is None:
         _worst_case(target)
-        _draw(target, compared)
+        if any(a.family == "inversion" and a.name not in before for a in attacks):
+            _draw(target, compared)
 
 
 def made(config: AttackConfig, folder: Path, victim_hash: str) -> dict[str, dict[str, Any]]:
-    """Rows of attacks that were made on these weights, beside the same control, with the same
-    settings, by name."""
-    # Which attacks, on what and where; the control is compared by its weights.
-    where = dict.fromkeys(
-        ("attack", "only", "victim", "output_dir", "data_dir", "device", "control")
-    )
-    settings, control = to_dict(config) | where, _control_hash(config)
+    """Rows of attacks that were made on these weights with the same settings, by name, and beside
+    the same control, if ``config`` names one."""
+    control = _control_hash(config)
     return {
         row["name"]: row
-        for row in results.read_rows(folder / "results.jsonl")
+        for row in results.rows_about(config.victim, folder)
         if row["victim"] == victim_hash
         and "attack" in row["config"]
-        and row["control"] == control
-        and row["config"] | where == settings
+        and control in (None, row["control"])
+        and _settings(from_dict(AttackConfig, row["config"])) == _settings(config)
     }
+
+
+def _settings(config: AttackConfig) -> dict[str, Any]:
+    """What a row depends on: not which attacks were asked for, on what and where. The victim and
+    the control are compared by their weights."""
+    where = ("attack", "only", "victim", "output_dir", "data_dir", "device", "control")
+    return to_dict(config) | dict.fromkeys(where)
 
 
 def _control_hash(config: AttackConfig) -> str | None:
@@ -317,7 +326,11 @@ def _worst_case(target: Target) -> None:
 
 
 def _draw(target: Target, control: Target | None) -> None:
-    """A grid of random test images: what went in, and what each attack made of it."""
+    """A grid of random test images: what went in, and what each attack made of it that has its
+    networks; none is trained for a picture."""
+    for of in (target, control):
+        if of is not None:
+            of.attacker.may_train = False
     attacker, seed = target.attacker, target.config.seed
     parts = attacker.knowledge.net.config.parts
     generator = torch.Generator().manual_seed(seed)
@@ -334,14 +347,17 @@ def _draw(target: Target, control: Target | None) -> None:
         for attack in ROSTER:
             shown = attack.family == "inversion" and roster.applicable(attack, knowledge.net.config)
             if shown and (not what or attack.name == "inversion dec(x)"):
-                answer = attack.answer(of.attacker, seen).detach().cpu()
+                try:
+                    answer = attack.answer(of.attacker, seen).detach().cpu()
+                except NotTrained:
+                    continue
                 rows[attack.name.removeprefix("inversion ") + what] = answer
     own = [images for name, images in rows.items() if name != "input" and "(control)" not in name]
     errors = torch.stack([metrics.rmse(images, rows["input"]) for images in own])
     picked = torch.stack(own)[errors.argmin(dim=0), torch.arange(len(chosen))]
     rows = {"input": rows.pop("input"), "worst case": picked, **rows}
     grid = {name: images[:PICTURES] for name, images in rows.items()}
-    keep_pixels(target.folder / "examples" / "inversion.safetensors", grid)
+    keep_pixels(target.folder / "examples" / "inversion.safetensors", grid, target.victim_hash)
     save_grid(
         target.folder / "examples" / "inversion.png",
         grid,
