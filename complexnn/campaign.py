@@ -23,7 +23,7 @@ import torch
 
 from complexnn import checkpoint, data, estimates, results
 from complexnn.attacks import suite
-from complexnn.cli import parse, run
+from complexnn.cli import check_control, parse, run
 from complexnn.config import (
     MAY_CHANGE,
     AttackConfig,
@@ -152,6 +152,8 @@ def _attacking(flags: list[str], trained: dict[Path, Job]) -> Job:
         data_config, net = saved.data, saved.net
     else:
         raise InputError(f"no command trains {config.victim}, which is to be attacked")
+    if config.control in trained:
+        check_control(config.control, trained[config.control].net)
     finished = weights.is_file() and _trained(config.victim, trained)
     if finished:
         victim_hash = checkpoint.sha256(weights)
