@@ -383,6 +383,16 @@ def _how_to_retry(folder: Path) -> str:
     return "nothing was saved, so the same folder can be used again"
 
 
+def train_command() -> int:
+    """``complexnn-train``, which an installation puts on the path."""
+    return run(train_main)
+
+
+def attack_command() -> int:
+    """``complexnn-attack``, likewise."""
+    return run(attack_main)
+
+
 def attack_main(argv: list[str]) -> None:
     """``python attack.py``: attack a trained network, or compare attacked ones."""
     from complexnn import verdicts

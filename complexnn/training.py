@@ -53,24 +53,29 @@ def check_groups(data: Dataset, config: TrainConfig) -> None:
 
 def check_memory(config: TrainConfig, device: torch.device) -> None:
     """Refuse, before images are read, a training that cannot fit into memory: its weights with
-    gradient and two moments each, and what one batch leaves behind in convolutions and linear
-    layers. A run takes more, so what passes may still fail.
+    gradient and moments, and what one batch leaves behind in convolutions and linear layers. A run
+    takes more, so what passes may still fail.
 
     Raises:
         InputError: says how much is needed and how much there is.
     """
-    free = memory_free(device)
-    counted = dissect(config.net)
-    kept = 4 if config.precision == "fp32" else 2  # bytes of a number under autocast
-    images = -(-config.batch_size // cF.processes())
-    needed = 16 * sum(counted.parameters.values())
-    needed += kept * images * sum(counted.activations.values())
+    free, images = memory_free(device), config.batch_size // cF.processes()
+    needed = memory_needed(config, images)
     if free is not None and needed > free:
         height, width = config.net.image_size
         raise InputError(
             f"steps of {images} images of {height}x{width} need more than {needed / 1e9:,.0f} GB "
             f"of memory, and {free / 1e9:,.1f} GB are free: lower --batch-size or --resize"
         )
+
+
+def memory_needed(config: TrainConfig, images: int) -> float:
+    """Bytes that a step of ``images`` images takes at least; see :func:`check_memory`."""
+    counted = dissect(config.net)
+    number = 4 if config.precision == "fp32" else 2  # bytes under autocast
+    moments = {"adamw": 2, "sgd": 1}[config.optimizer]
+    weights = 4 * (2 + moments) * sum(counted.parameters.values())
+    return weights + number * images * sum(counted.activations.values())
 
 
 def memory_free(device: torch.device) -> float | None:
