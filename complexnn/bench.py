@@ -69,8 +69,7 @@ class BenchConfig:
     threads: int | None = None
     """Threads of the CPU; None: torch's own choice."""
     quick: bool = False
-    """Batch 32, fp32, eager, d = 2 and 8, few rounds, the networks only: about a minute on two
-    cores."""
+    """Batch 32, fp32, eager, d = 2 and 8, few rounds, the networks only: under a minute."""
     device: str = "auto"
     """auto, cpu, cuda."""
     markdown: Path | None = None
