@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 
 import complexnn
-from complexnn import cli, data, progress, report, training
+from complexnn import cli, data, progress, report, results, training
 from complexnn.attacks import suite
 from complexnn.attacks.roster import ROSTER
 from complexnn.checkpoint import sha256
 from complexnn.config import AttackConfig, InputError
+from complexnn.gaussianity import GaussianityConfig
 from complexnn.results import read_rows
 
 ROOT = Path(__file__).parent.parent
@@ -472,9 +473,9 @@ def published(runs, tmp_path, monkeypatch):
     words = (*words, "--steps", 2, "--limit-test", 20, "--budget", "quick")
     for kind in ("complex", "additional"):
         shutil.copytree(runs / kind, tmp_path / "runs" / kind)
-        results = tmp_path / "runs" / kind / "results.jsonl"
-        (task, *_) = read_rows(results)
-        results.write_text(json.dumps(task) + "\n")
+        rows = tmp_path / "runs" / kind / "results.jsonl"
+        (task, *_) = read_rows(rows)
+        rows.write_text(json.dumps(task) + "\n")
         for name in ("attackers", "examples"):
             shutil.rmtree(tmp_path / "runs" / kind / name, ignore_errors=True)
     monkeypatch.chdir(tmp_path)
@@ -512,6 +513,20 @@ def test_a_published_folder_is_gone_on_from_and_never_written_to(published, capl
     assert Path("runs/published/complex/examples/inversion.png").is_file()
     assert not Path("runs/published/additional/attackers").exists()
     assert whole() == before
+
+
+def test_measurements_of_a_published_run_stand_beside_it(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    victim = Path("checkpoints/complex")
+    shutil.copytree(runs / "complex", victim)
+    (victim.parent / "MANIFEST.json").write_text("{}")
+    before = (victim / "results.jsonl").read_bytes()
+    config = GaussianityConfig(victim=victim)
+    results.append_measurement(config, "gaussianity", {}, 2, {})
+    assert (victim / "results.jsonl").read_bytes() == before
+    (row,) = read_rows(Path("runs/published/complex/results.jsonl"))
+    assert row["victim"] == sha256(victim / "model.safetensors")
+    assert results.measured(config, "gaussianity")
 
 
 def test_help_into_a_pager_that_ends_early_is_quiet(monkeypatch, capfd):
