@@ -174,7 +174,7 @@ def _attack(
     started = time.monotonic()
     for number, attack in enumerate(attacks, start=1):
         if attack.name in rows:
-            log.info("%s: already done, see %s", attack.name, target.folder / "results.jsonl")
+            log.info("%s: already done, %s", attack.name, rows[attack.name].get("time", ""))
             continue
         log.info(
             "attack %d of %d: %s (%s so far)",
