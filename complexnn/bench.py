@@ -42,7 +42,7 @@ REFERENCE = "additional"
 
 
 QUICK: dict[str, Any] = {
-    "batch_sizes": (128,), "dims": (2, 8), "precisions": ("fp32",), "compiled": False, "rounds": 5,
+    "batch_sizes": (32,), "dims": (2, 8), "precisions": ("fp32",), "compiled": False, "rounds": 3,
 }  # fmt: skip
 
 
@@ -69,7 +69,7 @@ class BenchConfig:
     threads: int | None = None
     """Threads of the CPU; None: torch's own choice."""
     quick: bool = False
-    """Batch 128, fp32, eager, d = 2 and 8, few rounds: under a minute."""
+    """Batch 32, fp32, eager, d = 2 and 8, few rounds, the networks only: under a minute."""
     device: str = "auto"
     """auto, cpu, cuda."""
     markdown: Path | None = None
@@ -407,12 +407,16 @@ def main(argv: list[str]) -> None:
         rows += found
         tables.append(table(found))
         print(tables[-1].as_text(), end="\n\n", flush=True)
-    share, encrypted = data_share(config), None if quick else ckks_seconds()
+    share, encrypted = (None, None) if quick else (data_share(config), ckks_seconds())
     lines = [
         f"{config.arch}-{config.variant}, {device_name(make_accelerator(config.device).device)}, "
         f"torch {torch.__version__}; ratio: to {REFERENCE}, median over {config.rounds} rounds",
-        f"data pipeline: {100 * share:.1f} % of an epoch of original is not spent in the network",
     ]
+    if share is not None:
+        lines.append(
+            f"data pipeline: {100 * share:.1f} % of an epoch of original is not spent in the "
+            "network"
+        )
     if encrypted is not None:
         lines.append(
             f"private inference by CKKS: about {encrypted:,.0f} s for the server's first "

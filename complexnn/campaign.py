@@ -23,7 +23,7 @@ import torch
 
 from complexnn import checkpoint, data, estimates, results
 from complexnn.attacks import suite
-from complexnn.cli import parse, run
+from complexnn.cli import check_control, parse, run
 from complexnn.config import (
     MAY_CHANGE,
     AttackConfig,
@@ -37,11 +37,11 @@ from complexnn.config import (
 from complexnn.gaussianity import GaussianityConfig
 from complexnn.linearity import LinearityConfig
 from complexnn.offload import OffloadConfig
-from complexnn.progress import Interrupted, duration
+from complexnn.progress import Interrupted, duration, track
 from complexnn.tables import Table
 
 ROOT = Path(__file__).parent.parent
-_looked_at = cache(data.plan)  # to list a folder of 50,000 images takes seconds
+_planned = cache(data.plan)  # to list a folder of 50,000 images takes seconds
 
 MEASUREMENTS = {
     "offload": OffloadConfig,
@@ -85,7 +85,8 @@ def resolve(lines: Sequence[str], config: CampaignConfig) -> list[Job]:
     """
     jobs: list[Job] = []
     trained: dict[Path, Job] = {}
-    for line in dict.fromkeys(line.strip() for line in lines):
+    wanted = list(dict.fromkeys(line.strip() for line in lines))
+    for line in track(wanted, len(wanted), "checking commands", every=5.0):
         if not line or line.startswith("#"):
             continue
         script, *flags = shlex.split(line)
@@ -151,6 +152,8 @@ def _attacking(flags: list[str], trained: dict[Path, Job]) -> Job:
         data_config, net = saved.data, saved.net
     else:
         raise InputError(f"no command trains {config.victim}, which is to be attacked")
+    if config.control in trained:
+        check_control(config.control, trained[config.control].net)
     finished = weights.is_file() and _trained(config.victim, trained)
     if finished:
         victim_hash = checkpoint.sha256(weights)
@@ -169,6 +172,12 @@ def hidden(data_config: DataConfig) -> bool:
 
 
 # -------------------------------------------------------------------------------- estimates
+
+
+def _looked_at(config: DataConfig) -> tuple[int, tuple[int, int, int], int]:
+    """:func:`complexnn.data.plan`, which lists a folder once for all its groupings and limits."""
+    count, shape, labels = _planned(dataclasses.replace(config, groups=None, limit_train=None))
+    return min(count, config.limit_train or count), shape, labels
 
 
 def estimate(job: Job, device: torch.device) -> tuple[float, float]:
@@ -207,7 +216,10 @@ def main(argv: list[str]) -> None:
         jobs = [job for job in jobs if job.data not in missing]
     gpu = config.device in ("auto", "cuda") and torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
-    costs = [estimate(job, device) if job.data not in missing else (0.0, 0.0) for job in jobs]
+    costs = [
+        estimate(job, device) if job.data not in missing else (0.0, 0.0)
+        for job in track(jobs, len(jobs), "estimating commands", every=5.0)
+    ]
     downloads = sum({place: size for place, size in places.values()}.values())
     disk = sum(size for _, size in costs) + downloads
     if config.dry_run:

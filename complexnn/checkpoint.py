@@ -38,7 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"cannot write {path} ({error}); what was there is untouched: make room or mend the "
-            "permissions, then go on with --resume"
+            "permissions, then start the command again (train.py with --resume)"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -179,7 +179,7 @@ def load_state(folder: Path) -> Any | None:
     """The newest whole state in ``folder``; None if there is none. A damaged newest one is passed
     over with a warning."""
     for leftover in folder.glob(".*.tmp"):  # of a save that was killed
-        leftover.unlink()
+        leftover.unlink(missing_ok=True)  # another process may have been quicker
     for name in ("latest", "previous"):
         path = folder / f"{name}.safetensors"
         if not path.exists():

@@ -173,8 +173,11 @@ def _publish(config: CheckpointsConfig, source: Path, name: str) -> dict[str, di
     (target / "results.jsonl").write_text(lines)
     grid = Path("examples") / "inversion.safetensors"
     if (source / grid).is_file():
-        (target / "examples").mkdir()
-        shutil.copyfile(source / grid, target / grid)
+        if checkpoint.read(source / grid)[1].get("victim") == rows["task"]["victim"]:
+            (target / "examples").mkdir()
+            shutil.copyfile(source / grid, target / grid)
+        else:
+            log.warning("%s: pictures of other weights are left out; attack it again", source)
     entries = {}
     if config.weights:
         shutil.copyfile(weights, target / weights.name)
@@ -219,21 +222,39 @@ def main(argv: list[str]) -> None:
     chosen = {name: entries[name] for name in config.names or entries}
     if not chosen:
         print("no checkpoints are published yet")
+    {"list": _list, "verify": _verify, "download": _download}[config.what](config.folder, chosen)
+
+
+def _list(folder: Path, chosen: dict[str, dict[str, Any]]) -> None:
+    for name, entry in chosen.items():
+        metrics = ", ".join(f"{k} {v}" for k, v in entry["metrics"].items())
+        state = problem(folder, entry) or "here"
+        print(f"{name}: {entry['bytes'] / 1e6:.1f} MB, {metrics}; {state}")
+
+
+def _verify(folder: Path, chosen: dict[str, dict[str, Any]]) -> None:
     bad = []
     for name, entry in chosen.items():
-        if config.what == "download":
-            print(f"{name}: {download(config.folder, name, entry)}")
-            continue
-        trouble = problem(config.folder, entry)
-        if config.what == "list":
-            metrics = ", ".join(f"{k} {v}" for k, v in entry["metrics"].items())
-            state = "here" if trouble is None else trouble
-            print(f"{name}: {entry['bytes'] / 1e6:.1f} MB, {metrics}; {state}")
-        else:
-            print(f"{name}: {trouble or 'good'}")
-            bad += [name] if trouble else []
+        trouble = problem(folder, entry)
+        print(f"{name}: {trouble or 'good'}")
+        bad += [name] if trouble else []
     if bad:
         raise InputError(f"not as published: {', '.join(bad)}; delete and download them again")
+
+
+def _download(folder: Path, chosen: dict[str, dict[str, Any]]) -> None:
+    """Fetch what is not here as published; one that fails does not keep back the others."""
+    failed = []
+    for name, entry in chosen.items():
+        if problem(folder, entry) is None:
+            print(f"{name}: {folder / entry['path']} is here")
+            continue
+        try:
+            print(f"{name}: {download(folder, name, entry)}")
+        except InputError as error:
+            failed.append(str(error))
+    if failed:
+        raise InputError("; ".join(failed))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import torch
 import tyro
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 
 from complexnn import checkpoint, data, privacy, progress, results, tables, training
 from complexnn.config import (
@@ -46,6 +47,8 @@ log = logging.getLogger("complexnn")
 
 # What a run writes; a folder with any of it is not written over without being told to.
 OWN_FILES = ("config.json", "model.safetensors", "log.jsonl", "results.jsonl", "state")
+# What attacks put beside it, which goes with the run that they attacked.
+MADE_OF_IT = ("attackers", "control", "examples", "report.html")
 
 
 def _keep_memory() -> None:
@@ -76,24 +79,34 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
     in_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, terminate) if in_main else None
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    # Of several processes the first one tells how far they are.
+    log.setLevel(logging.WARNING if progress.process_number() else logging.INFO)
     try:
         main(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        _say(f"error: {' '.join(str(error).split())}")
         return 2
+    except BrokenPipeError:
+        return _hung_up()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
-        hint = "make room or mend the permissions, then go on with --resume"
-        print(f"error: {error}: {hint}", file=sys.stderr)
+        again = "go on with --resume" if main is train_main else "start the command again"
+        _say(f"error: {error}: make room or mend the permissions, then {again}")
         return 2
     except KeyboardInterrupt:
-        print("interrupted; what was finished is kept", file=sys.stderr)
+        _say("interrupted; what was finished is kept")
         return 128 + signal.SIGINT
     except progress.Interrupted as end:
-        print(end, file=sys.stderr)
+        _say(str(end))
         return 128 + end.number
+    except SystemExit as end:  # --help, which a pager may have cut short
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            return _hung_up()
+        raise end
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()  # or its threads abort the interpreter's end
@@ -103,8 +116,24 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
     return 0
 
 
+def _say(message: str) -> None:
+    """A last line on standard error; several processes tell theirs apart."""
+    number = progress.process_number()
+    print(f"process {number}: {message}" if number else message, file=sys.stderr)
+
+
+def _hung_up() -> int:
+    """The status of a command whose reader, such as ``head``, has gone: no further output, not even
+    at the interpreter's end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
+
+
 def parse(cls: type[C], argv: list[str], prog: str, default: C | None = None) -> C:
     """Parse flags into ``cls``. ``--help`` prints and exits; bad flags are an InputError."""
+    for before, word in zip([prog, *argv], argv, strict=False):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            raise InputError(f"the value of {(word or before).rstrip('=')} is empty")
     known = {} if default is None else {"default": default}
     message = io.StringIO()
     try:
@@ -180,52 +209,102 @@ def train_main(argv: list[str]) -> None:
 
     started = time.time()
     accelerator = make_accelerator(config.device, config.precision)
-    if config.batch_size % accelerator.num_processes:
-        raise InputError(
-            f"batch_size {config.batch_size} cannot be shared by {accelerator.num_processes} "
-            "processes; give a multiple"
-        )
-    dataset = data.load(config.data, workers=config.workers)
-    config = dataclasses.replace(config, net=for_dataset(config.net, dataset))
-    training.check_groups(dataset, config)
-    torch.manual_seed(config.seed)
-    net = build(config.net)
-    if config.compile:
-        training.check_compiler(accelerator.device, "leave --compile out")
-        training.compile_parts(net)
-    main = accelerator.is_main_process
-    if main and not config.dry_run:
-        results.prepare_folder(folder)
-        if not going_on:
-            _claim(folder, overwrite=config.overwrite)
-    if main:
+    fresh = not going_on and not config.dry_run
+    if fresh:
+        _together(accelerator, lambda: _check_free(folder, overwrite=config.overwrite))
+    config, net, dataset = _prepared(config, accelerator)
+    if not config.dry_run:
+        _together(accelerator, lambda: _claim(folder) if fresh else results.prepare_folder(folder))
+    if accelerator.is_main_process:
         print(f"output: {folder}", flush=True)
         log.info("%s", describe(net, dataset))
-    accelerator.wait_for_everyone()
 
-    device = accelerator.device
-    net = net.to(device)
-    dataset = dataset.to(device)
     steps = dataset.train.steps(config.batch_size)
     run = training.Training(net, config, accelerator, min(steps, 2) if config.dry_run else steps)
     if config.dry_run:
         run.config = dataclasses.replace(config, epochs=1)
         training.fit(run, dataset, on_epoch=lambda row: None, save=lambda: None)
-        print(f"dry run: {config.epochs} epochs of {steps} steps would be written to {folder}")
+        if accelerator.is_main_process:
+            print(f"dry run: {config.epochs} epochs of {steps} steps would be written to {folder}")
         return
-
-    state = checkpoint.load_state(folder / "state") if going_on else None
-    if state is not None:
+    if going_on and (state := checkpoint.load_state(folder / "state")) is not None:
         run.restore(state)
     if going_on:
         log.info("going on in epoch %d at step %d", run.epoch, run.step)
+    _train(run, dataset, folder)
+    if accelerator.is_main_process:
+        _finish(run, dataset, folder, started)
+        print(f"output: {folder}", flush=True)
+
+
+def _prepared(
+    config: TrainConfig, accelerator: Accelerator
+) -> tuple[TrainConfig, SplitNet, Dataset]:
+    """Settings, network and images of a run, checked, on their device; nothing is written yet."""
+    if config.batch_size % accelerator.num_processes:
+        raise InputError(
+            f"batch_size {config.batch_size} cannot be shared by {accelerator.num_processes} "
+            "processes; give a multiple"
+        )
+    device = accelerator.device
+    if config.data.resize is not None:  # before images of that size are looked at
+        training.check_memory(dataclasses.replace(config, net=_foreseen(config)), device)
+    # The first process downloads what is missing, and the others find it there.
+    dataset = _together(accelerator, lambda: data.load(config.data, workers=config.workers))
+    if dataset is None:
+        dataset = data.load(config.data, workers=config.workers)
+    config = dataclasses.replace(config, net=for_dataset(config.net, dataset))
+    training.check_groups(dataset, config)
+    training.check_memory(config, device)
+    torch.manual_seed(config.seed)
+    net = build(config.net)
+    if config.compile:
+        training.check_compiler(device, "leave --compile out")
+        training.compile_parts(net)
+    return config, net.to(device), dataset.to(device)
+
+
+def _foreseen(config: TrainConfig) -> NetConfig:
+    """The network with the size and channels of images that are known before they are read."""
+    _, (channels, *size), labels = data.plan(config.data)
+    each = {"in_channels": channels, "mean": (0.5,) * channels, "std": (0.25,) * channels}
+    labels = max(2, labels)
+    return dataclasses.replace(config.net, image_size=tuple(size), num_classes=labels, **each)
+
+
+def _together(accelerator: Accelerator, work: Callable[[], C]) -> C | None:
+    """What ``work`` returns in the first process, before any other goes on; None in the others.
+
+    Where it fails for a reason that the user can mend, the first process says so and all end.
+    """
+    found, failed = None, [False]
+    if accelerator.is_main_process:
+        try:
+            found = work()
+        except InputError:
+            failed = [True]
+            if accelerator.num_processes == 1:
+                raise
+            broadcast_object_list(failed)
+            raise
+    if accelerator.num_processes > 1:
+        broadcast_object_list(failed)
+        if failed[0]:
+            raise SystemExit(2)
+    return found
+
+
+def _train(run: training.Training, dataset: Dataset, folder: Path) -> None:
+    """Train to the last epoch; the first process writes settings, epochs and states."""
+    main = run.accelerator.is_main_process
     if main:
-        results.write_config(folder, to_dict(config))
+        results.write_config(folder, to_dict(run.config))
         results.keep_epochs(folder / "log.jsonl", run.epoch)
 
     def save() -> None:
+        state = run.state()  # asks all processes
         if main:
-            checkpoint.save_state(folder / "state", run.state())
+            checkpoint.save_state(folder / "state", state)
 
     def on_epoch(row: dict[str, Any]) -> None:
         if main:
@@ -237,10 +316,7 @@ def train_main(argv: list[str]) -> None:
         where = f"{end}; saved in {folder / 'state'}: go on with --resume --output-dir {folder}"
         raise progress.Interrupted(where, end.number) from None
     except training.NotFinite as error:
-        raise InputError(f"{error}; {_last_state(folder)}") from error
-    if main:
-        _finish(run, dataset, folder, started)
-        print(f"output: {folder}", flush=True)
+        raise InputError(f"{error}; {_how_to_retry(folder)}") from error
 
 
 def _finish(run: training.Training, dataset: Dataset, folder: Path, started: float) -> None:
@@ -252,6 +328,7 @@ def _finish(run: training.Training, dataset: Dataset, folder: Path, started: flo
     row = next((r for r in rows if r["name"] == "task" and r["victim"] == victim), None)
     if row is None:
         device = run.accelerator.device
+        log.info("testing %d images, %d draws", len(dataset.test), config.draws)
         tested = training.evaluate(
             run.net, dataset.test, device, draws=config.draws, seed=config.seed
         )
@@ -299,10 +376,26 @@ def _saved_config(folder: Path, argv: list[str]) -> TrainConfig:
     return config
 
 
-def _last_state(folder: Path) -> str:
+def _how_to_retry(folder: Path) -> str:
+    """What to type for another try where a run diverged. If it saved nothing, its folder is free
+    again."""
     if (folder / "state").is_dir():
-        return f"the last good state is in {folder / 'state'}"
-    return "no epoch was finished, so nothing was saved"
+        return (
+            f"the last good state is in {folder / 'state'}; to start again with other settings, "
+            "give --overwrite or another --output-dir"
+        )
+    (folder / "config.json").unlink(missing_ok=True)
+    return "nothing was saved, so the same folder can be used again"
+
+
+def train_command() -> int:
+    """``complexnn-train``, which an installation puts on the path."""
+    return run(train_main)
+
+
+def attack_command() -> int:
+    """``complexnn-attack``, likewise."""
+    return run(attack_main)
 
 
 def attack_main(argv: list[str]) -> None:
@@ -316,11 +409,14 @@ def attack_main(argv: list[str]) -> None:
         return
     config = parse(AttackConfig, argv, "attack.py")
     folder = config.run_dir
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("attack.py runs in one process: start it without torchrun")
     accelerator = make_accelerator(config.device)
     victim, shown = _opened(config.victim, config.data_dir, accelerator.device)
     control, beside = None, shown
     if config.control is not None:
         control, beside = _opened(config.control, config.data_dir, accelerator.device)
+        check_control(config.control, control.config)
     dataset = data.load(shown)
     if beside != shown:  # equal ones are not decoded twice
         other = data.load(beside)
@@ -381,10 +477,43 @@ def _opened(
             f"train.py --resume --output-dir {folder}"
         )
     net = load(folder, device=device)
+    _check_own(folder, net.config, from_dict(NetConfig, config["net"]))
     data_config = from_dict(DataConfig, config["data"])
     if data_dir is not None:
         data_config = dataclasses.replace(data_config, data_dir=data_dir)
     return net, data_config
+
+
+def _check_own(folder: Path, inside: NetConfig, trained: NetConfig) -> None:
+    """Refuse weights of another network than the folder's run; warn of those of another training.
+
+    Raises:
+        InputError: naming the settings that differ.
+    """
+    weights, own, other = folder / "model.safetensors", to_dict(trained), to_dict(inside)
+    if differ := [f"{k} {own[k]} -> {other[k]}" for k in own if own[k] != other[k]]:
+        raise InputError(
+            f"{weights} is another network than config.json says ({', '.join(differ)}): put the "
+            "run's own weights there, or name the folder that they come from"
+        )
+    tested = [
+        r["victim"] for r in results.read_rows(folder / "results.jsonl") if r["name"] == "task"
+    ]
+    if tested and checkpoint.sha256(weights) not in tested:
+        log.warning("%s is not what this run trained and tested; it may be another run's", weights)
+
+
+def check_control(folder: Path, net: NetConfig) -> None:
+    """Refuse a positive control that is protected itself.
+
+    Raises:
+        InputError: says what protects it.
+    """
+    if net.kind in ("complex", "noisy") or net.defence != "none":
+        raise InputError(
+            f"control {folder} is protected itself ({net.label}): give a network that releases its "
+            "features as they are, such as --kind additional"
+        )
 
 
 def for_dataset(net: NetConfig, dataset: Dataset) -> NetConfig:
@@ -427,14 +556,21 @@ def describe(net: SplitNet, dataset: Dataset) -> str:
     )
 
 
-def _claim(folder: Path, *, overwrite: bool) -> None:
-    """Take an output folder; a run that is already there is lost only on request."""
+def _check_free(folder: Path, *, overwrite: bool) -> None:
+    """Refuse an output folder with a run in it, which is lost only on request."""
     there = [name for name in OWN_FILES if (folder / name).exists()]
     if there and not overwrite:
         raise InputError(
             f"{folder} already holds a run ({', '.join(there)}): give another --output-dir, "
             "or --overwrite to replace it"
         )
-    for name in there:
-        path = folder / name
+
+
+def _claim(folder: Path) -> None:
+    """Take an output folder; the run that is there goes, with all that attacks made of it."""
+    results.prepare_folder(folder)
+    there = [folder / name for name in OWN_FILES if (folder / name).exists()]
+    if there:
+        there += [folder / name for name in MADE_OF_IT if (folder / name).exists()]
+    for path in there:
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -382,7 +382,8 @@ class AttackConfig:
     budget: Spending = "standard"
     """What the attackers may spend; verdicts need standard. See docs/attacks.md."""
     output_dir: Path | None = None
-    """Where rows, pictures and attackers go; None: the victim's folder."""
+    """Where rows, pictures and attackers go; None: the victim's folder or, for a victim in
+    checkpoints/, its name in runs/published/."""
     data_dir: Path | None = None
     """Where the victim's data set lies now; None: where it was."""
     steps: int | None = None
@@ -431,7 +432,7 @@ class AttackConfig:
 
     @property
     def run_dir(self) -> Path:
-        return self.output_dir or self.victim
+        return self.output_dir or results_of(self.victim)
 
     @property
     def has(self) -> str:
@@ -450,6 +451,15 @@ class AttackConfig:
         steps, images = self.steps or spend.steps, self.limit_test or spend.images
         slow = min(spend.slow_images, images)
         return dataclasses.replace(spend, steps=steps, images=images, slow_images=slow)
+
+
+def results_of(victim: Path) -> Path:
+    """Where new results about a victim go: into its folder, unless it was published (a folder above
+    has a ``MANIFEST.json``), which leaves the repository's own files as they are."""
+    for above in victim.absolute().parents:
+        if (above / "MANIFEST.json").is_file():
+            return Path("runs") / "published" / victim.absolute().relative_to(above)
+    return victim
 
 
 def check_numbers(config: Any) -> None:

@@ -309,7 +309,7 @@ def whereabouts(config: DataConfig) -> tuple[str, int]:
 def plan(config: DataConfig) -> tuple[int, tuple[int, int, int], int]:
     """Training images, their shape and the number of labels, as far as is known without reading
     the data; for a folder, its file names and its first image are looked at."""
-    spec = DATASETS[config.dataset]
+    spec = DATASETS[choose("data set", config.dataset, DATASETS)]
     count, shape, labels = spec.count, spec.shape, spec.labels
     if config.dataset == "folder":
         files, classes = list_images(config.data_dir, "train")
@@ -369,6 +369,8 @@ def _held_out(
 ) -> tuple[ImageSet, ImageSet]:
     """Training and validation images, together ``limit``: a tenth of them validate, or the
     official validation images if there are any."""
+    if limit is not None and limit > len(every):
+        raise InputError(f"limit_train is {limit}, and there are {len(every)} training images")
     order = torch.randperm(len(every), generator=generator)[:limit]
     if official is not None and limit is None:
         return every.subset(order), official
@@ -408,8 +410,14 @@ def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
 def _measure(train: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation per channel of up to 2,000 training images."""
     chosen = train.subset(torch.arange(min(2000, len(train))))
-    stack = torch.cat([batch.images for batch in chosen.batches(100, torch.device("cpu"))])
-    mean, std = stack.mean(dim=(0, 2, 3)), stack.std(dim=(0, 2, 3)).clamp(min=0.01)
+    size = max(1, min(100, (1 << 24) // math.prod(chosen.pixels.shape[1:])))  # 64 MB at a time
+    count, total, squares = 0, 0.0, 0.0
+    for batch in chosen.batches(size, torch.device("cpu")):
+        pixels = batch.images.double().movedim(1, 0).flatten(1)
+        count += pixels.shape[1]
+        total, squares = total + pixels.sum(1), squares + pixels.square().sum(1)
+    mean = total / count
+    std = ((squares - count * mean.square()) / (count - 1)).clamp(min=0).sqrt().clamp(min=0.01)
     return tuple(round(v, 4) for v in mean.tolist()), tuple(round(v, 4) for v in std.tolist())
 
 

@@ -6,6 +6,7 @@ needs is counted, on the meta device, from the networks that it will build.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Collection
@@ -55,7 +56,7 @@ def throughput(device: torch.device, precision: str) -> float:
 
 def training(config: TrainConfig, net: NetConfig, images: int) -> tuple[float, float]:
     """FLOPs and megabytes of training ``net`` on ``images`` images for all epochs."""
-    counted = dissect(net)
+    counted = dissect(_plain(net))
     critic = net.kind == "complex" and config.adversarial_weight > 0
     cost = BACKWARD * sum(counted.flops.values()) * (CRITIC if critic else 1.0)
     weights = 4e-6 * sum(counted.parameters.values())
@@ -65,10 +66,13 @@ def training(config: TrainConfig, net: NetConfig, images: int) -> tuple[float, f
 
 def attacking(config: AttackConfig, net: NetConfig, *, hidden: bool) -> tuple[float, float]:
     """FLOPs and megabytes of the attacks that ``config`` asks for on a victim like ``net``."""
-    attacks, spend, counted = roster.chosen(config, net, hidden=hidden), config.spend, dissect(net)
+    attacks, spend = roster.chosen(config, net, hidden=hidden), config.spend
+    counted = dissect(_plain(net))
     encoder = counted.flops["encoder"]
-    networks = _networks(net, config)
-    passes = {name: _pass(*networks[name]) for name in sorted(_trained(attacks, net))}
+    width = max(1, round(config.capacity * spend.width))
+    shapes, released = _shapes(net), _released(net)
+    names = sorted(_trained(attacks, net))
+    passes = {name: _pass(name, shapes, released, width) for name in names}
     seen = spend.steps * config.batch_size  # images that train one network
     flops = sum(seen * (BACKWARD * cost + encoder) for cost, _ in passes.values())
     if "query_free" in passes:  # for substitutes, which are trained first
@@ -94,14 +98,35 @@ def _trained(attacks: Collection[roster.Attack], net: NetConfig) -> set[str]:
     return found
 
 
+def _plain(net: NetConfig) -> NetConfig:
+    """``net`` without what differs between networks of equal cost."""
+    constants = (0.5,) * net.in_channels
+    return dataclasses.replace(net, gamma=NetConfig.gamma, mean=constants, std=constants)
+
+
+@cache
+def _released(net: NetConfig) -> Shape:
+    with torch.device("meta"):
+        return topology(net).released
+
+
+def _shapes(net: NetConfig) -> NetConfig:
+    """What of ``net`` gives the attackers' networks their shapes, beside that of the release."""
+    constants = (0.5,) * net.in_channels
+    return NetConfig(
+        kind="complex" if net.parts > 1 else "original", dim=net.dim, group=net.group,
+        gaussian_decoys=net.gaussian_decoys, num_classes=net.num_classes,
+        in_channels=net.in_channels, image_size=net.image_size, mean=constants, std=constants,
+    )  # fmt: skip
+
+
 def _networks(
-    net: NetConfig, config: AttackConfig
+    net: NetConfig, released: Shape, width: int
 ) -> dict[str, tuple[Callable[[], nn.Module], Shape, int]]:
     """The networks that attackers train, by name: how each is made, what one pass is shown, and how
     many queries it answers."""
-    released, parts, queries = topology(net).released, net.parts, net.queries
+    parts, queries = net.parts, net.queries
     channels, *size = released
-    width = max(1, round(config.capacity * config.spend.width))
     one, every = (1, *released), (1, parts * channels, *size)
 
     def decoder(images: int) -> Callable[[], nn.Module]:
@@ -129,12 +154,14 @@ def _networks(
     }
 
 
-def _pass(make: Callable[[], nn.Module], shown: Shape, queries: int) -> tuple[float, float]:
+@cache
+def _pass(name: str, net: NetConfig, released: Shape, width: int) -> tuple[float, float]:
     """FLOPs of one pass for one query, and megabytes of weights."""
+    make, shown, queries = _networks(net, released, width)[name]
     with torch.device("meta"):
-        model = make().eval()
-        with FlopCounterMode(display=False) as counter:
-            model(torch.empty(shown))
+        model, images = make().eval(), torch.empty(shown)
+    with FlopCounterMode(display=False) as counter:
+        model(images)
     return counter.get_total_flops() / queries, 4e-6 * sum(p.numel() for p in model.parameters())
 
 

@@ -216,6 +216,11 @@ def read_folder(
     unknown = sorted(set(test_classes) - set(classes))
     if unknown:
         raise InputError(f"classes in {root / 'test'} but not in {root / 'train'}: {unknown}")
+    if absent := sorted(set(classes) - set(test_classes)):
+        raise InputError(
+            f"classes in {root / 'train'} but not in {root / 'test'}, whose test error would leave "
+            f"them out: {absent}"
+        )
     if len(classes) < 2:
         raise InputError(f"{root / 'train'} has one class, {classes[0]}; at least 2 are needed")
 

@@ -26,7 +26,7 @@ from complexnn import metrics, results
 from complexnn.attacks.fitting import Knowledge
 from complexnn.attacks.keys import measure_statistics
 from complexnn.cli import make_accelerator, open_run, parse, run
-from complexnn.config import InputError, at_least, check_numbers
+from complexnn.config import InputError, at_least, check_numbers, results_of
 from complexnn.images import Dataset
 from complexnn.networks.split import SplitNet
 from complexnn.progress import track
@@ -171,7 +171,7 @@ def main(argv: list[str]) -> None:
         config, "gaussianity", measured, images, results.stamp(device, started)
     )
     print(table(measured, images, net.config.parts).as_text())
-    print(f"output: {config.victim}")
+    print(f"output: {results_of(config.victim)}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from complexnn import results, tasks
 from complexnn.cli import make_accelerator, open_run, parse, run
-from complexnn.config import InputError, at_least, check_numbers
+from complexnn.config import InputError, at_least, check_numbers, results_of
 from complexnn.defences import perturb
 from complexnn.images import Dataset
 from complexnn.networks.split import SplitNet
@@ -156,7 +156,7 @@ def main(argv: list[str]) -> None:
         config, "linearity", measured, len(dataset.test), results.stamp(device, started)
     )
     print(table(measured, config.maps).as_text())
-    print(f"output: {config.victim}")
+    print(f"output: {results_of(config.victim)}")
 
 
 if __name__ == "__main__":

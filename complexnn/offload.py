@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from complexnn import metrics, privacy, results, tasks
 from complexnn.attacks.membership import Audit
 from complexnn.cli import make_accelerator, open_run, parse, run
-from complexnn.config import InputError, at_least, check_numbers
+from complexnn.config import InputError, at_least, check_numbers, results_of
 from complexnn.images import Dataset, ImageSet
 from complexnn.networks.offloaded import PRESETS, Cost, Guarantee, Offloaded, cost, layers, offload
 from complexnn.networks.split import SplitNet
@@ -208,7 +208,7 @@ def main(argv: list[str]) -> None:
     images = min(len(dataset.test), config.limit_test or len(dataset.test))
     results.append_measurement(config, "offload", measured, images, results.stamp(device, started))
     print(table(measured).as_text())
-    print(f"output: {config.victim}")
+    print(f"output: {results_of(config.victim)}")
 
 
 if __name__ == "__main__":

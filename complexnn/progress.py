@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import sys
 import threading
@@ -17,9 +18,17 @@ T = TypeVar("T")
 log = logging.getLogger("complexnn")
 
 
+def process_number() -> int:
+    """This process's rank under torchrun; 0 where a command runs alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def track(items: Iterable[T], total: int, what: str, *, every: float = 20.0) -> Iterator[T]:
     """Pass ``items`` on and show how far they are and how long the rest will take: a bar on a
-    terminal, elsewhere a plain line now and then."""
+    terminal, elsewhere a plain line now and then. Of several processes the first one shows it."""
+    if process_number():
+        yield from items
+        return
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, desc=what, leave=False, dynamic_ncols=True)
         return

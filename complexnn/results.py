@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from complexnn.checkpoint import replacing, sha256
-from complexnn.config import InputError, from_dict, to_dict
+from complexnn.config import InputError, from_dict, results_of, to_dict
 
 
 def prepare_folder(folder: Path) -> None:
@@ -132,12 +132,14 @@ def stamp(device: torch.device, started: float) -> dict[str, Any]:
 def append_measurement(
     config: Any, name: str, metrics: dict[str, dict], images: int, stamped: dict[str, Any]
 ) -> None:
-    """Append to the rows of ``config.victim`` what a command other than an attack measured."""
+    """Append to the rows about ``config.victim`` what a command other than an attack measured."""
     row = {
         "name": name, "metrics": metrics, "images": images, "config": to_dict(config),
         "victim": sha256(config.victim / "model.safetensors"), **stamped,
     }  # fmt: skip
-    append_row(config.victim / "results.jsonl", row)
+    folder = results_of(config.victim)
+    prepare_folder(folder)
+    append_row(folder / "results.jsonl", row)
 
 
 def measured(config: Any, name: str) -> bool:
@@ -150,13 +152,26 @@ def measured(config: Any, name: str) -> bool:
         row["name"] == name
         and row["victim"] == sha256(weights)
         and from_dict(type(config), row["config"]).measured_as == config.measured_as
-        for row in read_rows(config.victim / "results.jsonl")
+        for row in rows_about(config.victim, results_of(config.victim))
     )
+
+
+def rows_about(victim: Path, folder: Path) -> list[dict[str, Any]]:
+    """The rows in ``folder`` and, if it is where new ones about a published victim go, those that
+    were published with it before."""
+    known = victim != folder == results_of(victim)
+    before = read_rows(victim / "results.jsonl") if known else []
+    return before + read_rows(folder / "results.jsonl")
 
 
 def _git_commit() -> str | None:
-    folder = Path(__file__).parent
-    run = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False
-    )
-    return run.stdout.strip() or None
+    """The commit of this project's own clone; None where there is none, as in an installation,
+    which another project's repository may surround, or no git."""
+    root = Path(__file__).resolve().parent.parent
+    asked = ["git", "rev-parse", "--show-toplevel", "HEAD"]
+    try:
+        run = subprocess.run(asked, cwd=root, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    place, _, commit = run.stdout.strip().partition("\n")
+    return commit if run.returncode == 0 and Path(place).resolve() == root else None

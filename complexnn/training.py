@@ -11,8 +11,9 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -26,6 +27,7 @@ from complexnn.adversaries import Step, make_terms
 from complexnn.config import InputError, NetConfig, TrainConfig
 from complexnn.images import Augmentation, Batch, Dataset, ImageSet
 from complexnn.metrics import share_interval_of
+from complexnn.networks.anatomy import dissect
 from complexnn.networks.split import SplitNet
 from complexnn.progress import Interrupted, Stop, deferred_signals, duration, track
 
@@ -75,6 +77,51 @@ def check_groups(data: Dataset, config: TrainConfig) -> None:
     check_sizes(config.net, sizes)
 
 
+def check_memory(config: TrainConfig, device: torch.device) -> None:
+    """Refuse, before images are read, a training that cannot fit into memory: its weights with
+    gradient and moments, and what one batch leaves behind in convolutions and linear layers. A run
+    takes more, so what passes may still fail.
+
+    Raises:
+        InputError: says how much is needed and how much there is.
+    """
+    free, images = memory_free(device), config.batch_size // cF.processes()
+    needed = memory_needed(config, images)
+    if free is not None and needed > free:
+        height, width = config.net.image_size
+        raise InputError(
+            f"steps of {images} images of {height}x{width} need more than {needed / 1e9:,.0f} GB "
+            f"of memory, and {free / 1e9:,.1f} GB are free: lower --batch-size or --resize"
+        )
+
+
+def memory_needed(config: TrainConfig, images: int) -> float:
+    """Bytes that a step of ``images`` images takes at least; see :func:`check_memory`."""
+    counted = dissect(config.net)
+    number = 4 if config.precision == "fp32" else 2  # bytes under autocast
+    moments = {"adamw": 2, "sgd": 1}[config.optimizer]
+    weights = 4 * (2 + moments) * sum(counted.parameters.values())
+    return weights + number * images * sum(counted.activations.values())
+
+
+def memory_free(device: torch.device) -> float | None:
+    """Bytes that a run can have on ``device``; None where that is not known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type != "cpu":
+        return None
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        (available,) = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+        free = 1024.0 * int(available)
+    except (OSError, ValueError):
+        return None  # no Linux
+    try:
+        return min(free, float(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):
+        return free  # no container, or one without a bound
+
+
 _PURPOSES = ("order", "augment", "keys", "critic", "layers", "evaluation", "attack")
 
 
@@ -98,7 +145,13 @@ def random_for(purpose: str, *where: int | str) -> Generator:
 
 @torch.no_grad()
 def evaluate(
-    net: SplitNet, images: ImageSet, device: torch.device, *, draws: int, seed: int
+    net: SplitNet,
+    images: ImageSet,
+    device: torch.device,
+    *,
+    draws: int,
+    seed: int,
+    what: str = "test",
 ) -> dict[str, Any]:
     """Error and loss of ``net`` on ``images``, in eval mode, for independent draws of the keys.
 
@@ -111,8 +164,9 @@ def evaluate(
     for draw in range(draws):
         keys = random_for("evaluation", seed, draw)
         order, chunks = _test_batches(net.config, len(images), keys)
+        batches = images.fetch(chunks, device)
         wrong = []
-        for batch in images.fetch(chunks, device):
+        for batch in track(batches, len(chunks), f"{what}, draw {draw + 1} of {draws}"):
             groups = net.group(net.features(batch.images), generator=keys, closed=False)
             released, key = net.rotate(groups, generator=keys)
             logits = net.decode(net.process(released), key).float()
@@ -199,15 +253,22 @@ class Training:
         self.totals = torch.zeros(3 + len(self.terms), dtype=torch.float64)
         self.best_error = math.inf
 
+    def whole_totals(self) -> Tensor:
+        """The totals of all processes, each of which must ask for them at the same step."""
+        if self.accelerator.num_processes == 1:
+            return self.totals  # on the CPU: not every device has float64
+        return self.accelerator.reduce(self.totals.to(self.accelerator.device)).cpu()
+
     def state(self) -> dict[str, Any]:
-        """A tree of tensors and plain values; see :func:`complexnn.checkpoint.save_state`."""
+        """A tree of tensors and plain values, the same in every process, each of which must ask for
+        it at the same step; see :func:`complexnn.checkpoint.save_state`."""
         return {
             "net": self.net.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
             "epoch": self.epoch,
             "step": self.step,
-            "totals": self.totals,
+            "totals": self.whole_totals(),
             "best_error": self.best_error,
             "terms": {term.name: term.state() for term in self.terms},
         }
@@ -222,6 +283,8 @@ class Training:
             term.restore(state["terms"][term.name])
         self.epoch, self.step = state["epoch"], state["step"]
         self.totals, self.best_error = state["totals"], state["best_error"]
+        if not self.accelerator.is_main_process:
+            self.totals = torch.zeros_like(self.totals)  # the first process has those of all
 
 
 def train_step(run: Training, batch: Batch) -> None:
@@ -260,12 +323,12 @@ def train_step(run: Training, batch: Batch) -> None:
     run.step += 1
 
 
-def _stopping(stop: Stop, device: torch.device) -> bool:
-    """Whether any process was asked to stop: all leave at the same step, or some would wait."""
-    asked = stop.number is not None
+def _agreed(asked: Sequence[bool], device: torch.device) -> list[bool]:
+    """Which of several things any process asks for: all of them then stop, or save, at one step."""
     if cF.processes() == 1:
-        return asked
-    return cF.all_reduced(torch.tensor([float(asked)], device=device)).item() > 0
+        return list(asked)
+    counts = cF.all_reduced(torch.tensor([float(one) for one in asked], device=device))
+    return [count > 0 for count in counts.tolist()]
 
 
 def _augmented(
@@ -329,22 +392,28 @@ def train_one_epoch(
     saved = time.monotonic()
     run.net.train()
     for batch in track(batches, len(shares), f"epoch {run.epoch}"):
-        if _stopping(stop, accelerator.device):
-            return None
         here = (*place, run.step, rank)
         torch.manual_seed(random_for("layers", *here).initial_seed())  # dropout inside networks
         train_step(run, batch)
-        if time.monotonic() - saved > SAVE_SECONDS:
+        asked = stop.number is not None, time.monotonic() - saved > SAVE_SECONDS
+        stopping, saving = _agreed(asked, accelerator.device)
+        if stopping:
+            return None
+        if saving:
             save()
             saved = time.monotonic()
-    totals = run.totals  # stays on the CPU where it can: not every device has float64
-    if processes > 1:
-        totals = accelerator.reduce(totals.to(accelerator.device))
-    loss, wrong, seen, *terms = totals.tolist()
+    loss, wrong, seen, *terms = run.whole_totals().tolist()
     row = {"train_loss": loss / seen, "train_error": wrong / seen}
     for term, value in zip(run.terms, terms, strict=True):
         row[term.name] = value / processes / len(range(0, run.steps, term.every))
     return row
+
+
+def _validated(run: Training, images: ImageSet) -> tuple[dict[str, Any], float]:
+    """What :func:`evaluate` finds on validation images, and the seconds that one image takes."""
+    started, device = time.monotonic(), run.accelerator.device
+    found = evaluate(run.net, images, device, draws=1, seed=run.config.seed, what="validation")
+    return found, (time.monotonic() - started) / len(images)
 
 
 def fit(
@@ -358,13 +427,14 @@ def fit(
 
     ``on_epoch`` gets a row of numbers after every epoch; the rows hold nothing that differs between
     two runs with one seed. ``save`` is called after every epoch, every few minutes, and before
-    a signal ends the run. The last epoch's weights stay; no epoch is picked.
+    a signal ends the run, by all processes at the same step. The last epoch's weights stay; no
+    epoch is picked.
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, when all is saved.
         InputError: the loss is no longer finite.
     """
-    config, device = run.config, run.accelerator.device
+    config = run.config
     started, first = time.monotonic(), run.epoch - 1 + run.step / run.steps
     with deferred_signals() as stop:
         while run.epoch <= config.epochs:
@@ -373,7 +443,7 @@ def fit(
                 save()
                 where = f"stopped in epoch {run.epoch} at step {run.step}"
                 raise Interrupted(where, stop.number or signal.SIGTERM)
-            tested = evaluate(run.net, data.validation, device, draws=1, seed=config.seed)
+            tested, per_image = _validated(run, data.validation)
             run.best_error = min(run.best_error, tested["error"])
             row = {"epoch": run.epoch, "lr": run.optimiser.param_groups[0]["lr"], **means}
             row |= {"val_loss": tested["loss"], "val_error": tested["error"]}
@@ -381,6 +451,7 @@ def fit(
             # At least a step: a state may have been saved between an epoch's last step and its end.
             trained = max(run.epoch - first, 1 / run.steps)
             left = (time.monotonic() - started) / trained * (config.epochs - run.epoch)
+            left += per_image * len(data.test) * config.draws  # the final test
             log.info(
                 "epoch %d/%d  loss %.4f  error %.2f %%  validation error %.2f %%  %s left",
                 run.epoch, config.epochs, row["train_loss"], 100 * row["train_error"],

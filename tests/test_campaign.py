@@ -1,6 +1,7 @@
 """Campaigns: checked before they start, skipping what is finished, going on where they stopped."""
 
 import dataclasses
+import functools
 import io
 import os
 import re
@@ -14,7 +15,14 @@ import pytest
 
 from complexnn import campaign, cli
 from complexnn.attacks import roster
-from complexnn.config import MAY_CHANGE, AttackConfig, TrainConfig, command, from_dict
+from complexnn.config import (
+    MAY_CHANGE,
+    AttackConfig,
+    DataConfig,
+    TrainConfig,
+    command,
+    from_dict,
+)
 from complexnn.results import read_rows
 
 ROOT = Path(__file__).parent.parent
@@ -127,6 +135,31 @@ def test_a_wrong_line_is_refused_before_anything_runs(line, message, monkeypatch
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert message in err
+
+
+def test_a_control_that_is_rotated_is_refused_before_anything_runs(tmp_path, monkeypatch, capsys):
+    lines = [f"train.py {TINY} --output-dir {tmp_path / name}" for name in ("a", "b")]
+    lines.append(f"attack.py all --victim {tmp_path / 'a'} --control {tmp_path / 'b'}")
+    assert start(monkeypatch, lines) == 2
+    assert "is protected itself (complex d=2 decoy)" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_lists_a_folder_once_for_all_its_groupings(monkeypatch):
+    listed = []
+
+    def plan(config):
+        listed.append(config)
+        return 50_000, (3, 32, 32), 10
+
+    monkeypatch.setattr(campaign, "_planned", functools.cache(plan))
+    seen = [
+        campaign._looked_at(DataConfig("folder", groups=groups, limit_train=limit))[0]
+        for groups in (None, "kinds.json")
+        for limit in (None, 15_000)
+    ]
+    assert seen == [50_000, 15_000] * 2
+    assert len(listed) == 1
 
 
 def test_a_folder_with_another_run_is_refused(commands, monkeypatch, capsys):

@@ -5,12 +5,14 @@ import http.server
 import json
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 
 import complexnn
 from complexnn import checkpoint, checkpoints, cli, results, verdicts
+from complexnn.attacks import pictures
 from complexnn.config import to_dict
 from complexnn.networks.attackers import UNet
 
@@ -88,6 +90,24 @@ def test_a_good_file_is_not_fetched_again(tmp_path, server):
     assert command(tmp_path, "download") == 0
     manifest(tmp_path, ["http://127.0.0.1:9/closed"])
     assert command(tmp_path, "download") == 0
+
+
+def test_what_is_here_needs_no_mirror_and_one_failure_holds_nothing_back(tmp_path, server, capsys):
+    manifest(tmp_path, [f"{server}/good"])
+    assert command(tmp_path, "download") == 0
+    manifest(tmp_path, [])
+    assert command(tmp_path, "download") == 0
+    assert "is here" in capsys.readouterr().out
+    entries = json.loads((tmp_path / "MANIFEST.json").read_text())["checkpoints"]
+    there = entries["tiny"]
+    entries = {
+        "gone": there | {"path": "gone/model.safetensors"},
+        "later": there | {"path": "later/w.safetensors", "mirrors": [f"{server}/good"]},
+    }
+    (tmp_path / "MANIFEST.json").write_text(json.dumps({"checkpoints": entries}))
+    assert command(tmp_path, "download") == 2
+    assert "gone could not be downloaded" in capsys.readouterr().err
+    assert (tmp_path / "later/w.safetensors").read_bytes() == Handler.content
 
 
 @pytest.mark.parametrize("first", ["truncated", "changed", "page", "stops", "nowhere", "down"])
@@ -196,6 +216,22 @@ def test_a_published_run_gives_the_same_network_rows_and_attackers(trained, tmp_
 
 def rng():
     return torch.Generator().manual_seed(0)
+
+
+def test_pictures_of_other_weights_are_not_published(trained, tmp_path, caplog):
+    runs = tmp_path / "runs"
+    shutil.copytree(trained, runs)
+    run = runs / "digits/complex"
+    picture = Path("examples/inversion.safetensors")
+    victim = checkpoint.sha256(run / "model.safetensors")
+    rows = {"input": torch.rand(2, 1, 8, 8)}
+    for known, shipped in ((victim, True), ("0" * 64, False), (None, False)):
+        pictures.keep_pixels(run / picture, rows, known)
+        out = tmp_path / str(known)[:4]
+        out.mkdir()
+        assert publish(out, runs, "--no-weights") == 0
+        assert (out / "digits/complex" / picture).is_file() == shipped
+    assert caplog.text.count("pictures of other weights are left out") == 2
 
 
 def test_rows_alone_are_published_too_and_still_judged(trained, tmp_path):

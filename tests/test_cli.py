@@ -1,19 +1,29 @@
 """The commands as a user types them: the whole way on tiny runs, and every wrong word."""
 
 import csv
+import errno
+import importlib
 import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import complexnn
-from complexnn import cli, progress, report
+from complexnn import cli, data, progress, report, results, training
 from complexnn.attacks import suite
 from complexnn.attacks.roster import ROSTER
 from complexnn.checkpoint import sha256
-from complexnn.config import AttackConfig
+from complexnn.config import AttackConfig, InputError
+from complexnn.gaussianity import GaussianityConfig
 from complexnn.results import read_rows
 
+ROOT = Path(__file__).parent.parent
 TINY = ["--epochs", "1", "--limit-train", "100", "--device", "cpu", "--groups", "parity"]
 
 
@@ -198,6 +208,57 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_overwriting_leaves_nothing_of_the_run_before(tmp_path):
+    run = tmp_path / "run"
+    assert train(*TINY, "--kind", "original", "--output-dir", run) == 0
+    made = [run / name for name in ("examples", "attackers", "control")]
+    for folder in made:
+        folder.mkdir()
+        (folder / "inversion.safetensors").write_text("of the first run")
+    (run / "report.html").write_text("of the first run")
+    (run / "notes.txt").write_text("the user's")
+    assert train(*TINY, "--kind", "original", "--overwrite", "--output-dir", run) == 0
+    assert not [path for path in (*made, run / "report.html") if path.exists()]
+    assert (run / "notes.txt").is_file()
+    # In a folder that holds no run, nothing is taken for what attacks made of one.
+    (tmp_path / "mine" / "examples").mkdir(parents=True)
+    assert train(*TINY, "--overwrite", "--output-dir", tmp_path / "mine") == 0
+    assert (tmp_path / "mine" / "examples").is_dir()
+
+
+def test_a_run_that_died_at_once_leaves_its_folder_to_the_advised_retry(tmp_path, capsys):
+    words = ("--kind", "original", "--epochs", 1, "--device", "cpu", "--output-dir", tmp_path)
+    assert train(*words, "--lr", 1e18) == 2
+    assert "lower --lr" in (told := capsys.readouterr().err)
+    assert "the same folder can be used again" in told
+    assert train(*words) == 0
+    assert train(*words, "--lr", 1e18, "--epochs", 2, "--overwrite") == 2
+
+
+def test_a_run_that_died_with_a_state_says_how_to_start_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)
+    words = ("--kind", "original", "--epochs", 1, "--device", "cpu", "--output-dir", tmp_path)
+    assert train(*words, "--lr", 1e18) == 2
+    told = capsys.readouterr().err
+    assert "the last good state is in" in told
+    assert "to start again with other settings, give --overwrite" in told
+    assert train(*words, "--overwrite") == 0
+
+
+def test_what_cannot_be_trained_takes_no_folder(tmp_path, monkeypatch, capsys):
+    def refuse(*args):
+        raise InputError("groups of 32 need at least 32 images")
+
+    monkeypatch.setattr(training, "check_groups", refuse)
+    assert train(*TINY, "--output-dir", tmp_path / "run") == 2
+    assert not (tmp_path / "run").exists()
+    # A folder that is taken is seen before images are read.
+    (tmp_path / "log.jsonl").write_text("")
+    monkeypatch.setattr(data, "load", refuse)
+    assert train(*TINY, "--output-dir", tmp_path) == 2
+    assert "already holds a run (log.jsonl)" in capsys.readouterr().err
+
+
 def test_a_finished_run_is_not_lost(runs, capsys):
     before = (runs / "complex" / "model.safetensors").read_bytes()
     assert train(*TINY, "--output-dir", runs / "complex") == 2
@@ -284,13 +345,16 @@ def test_help_names_every_flag(command, capsys):
         (["--seed", "-1"], "seed must be at least 0"),
         (["--output-dir", "/proc/nowhere"], "cannot write to"),
         (["--dim", "200", "--batch-size", "64"], "groups of 200 need at least 200 images"),
+        (["--limit-train", "1438"], "limit_train is 1438, and there are 1437 training images"),
+        (["--output-dir", ""], "the value of --output-dir is empty"),
+        (["--output-dir="], "the value of --output-dir is empty"),
     ],
 )
 def test_wrong_words_are_one_line_and_leave_nothing(
     arguments, message, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    given = [] if "--output-dir" in arguments else ["--output-dir", "out"]
+    given = [] if "--output-dir" in arguments[0] else ["--output-dir", "out"]
     assert train(*given, *arguments) == 2
     err = capsys.readouterr().err.strip().splitlines()
     errors = [line for line in err if line.startswith("error: ")]
@@ -346,6 +410,161 @@ def test_attacks_that_make_no_sense_are_refused(tmp_path, runs, capsys):
     assert attack("inversion", "--victim", runs / "complex", "--control", plain) == 2
     assert "another task" in capsys.readouterr().err
     assert attack("angle", "--victim", tmp_path / "nowhere") == 2
+
+
+def image_folder(root, *, test=("cat", "dog")):
+    for part, names in (("train", ("cat", "dog")), ("test", test)):
+        for name in names:
+            (root / part / name).mkdir(parents=True)
+            for i in range(20):
+                Image.new("L", (8, 8), 10 * i).save(root / part / name / f"{i}.png")
+    return ("--dataset", "folder", "--data-dir", root)
+
+
+def test_a_class_without_test_images_is_refused(tmp_path, capsys):
+    words = image_folder(tmp_path / "images", test=("cat",))
+    assert train(*words, "--output-dir", tmp_path / "run") == 2
+    assert "whose test error would leave them out: ['dog']" in capsys.readouterr().err
+
+
+def test_images_too_large_for_the_memory_are_refused_before_they_are_read(
+    tmp_path, monkeypatch, capsys
+):
+    words = image_folder(tmp_path / "images")
+    monkeypatch.setattr(training, "memory_free", lambda device: 1e9)
+    monkeypatch.setattr(data, "load", None)
+    assert train(*words, "--resize", 2000, "--output-dir", tmp_path / "run") == 2
+    told = capsys.readouterr().err
+    assert "steps of 128 images of 2000x2000 need more than" in told
+    assert "1.0 GB are free: lower --batch-size or --resize" in told
+
+
+def test_weights_of_another_run_are_named(tmp_path, runs, capsys, caplog):
+    run = tmp_path / "run"
+    shutil.copytree(runs / "complex", run)
+    shutil.copyfile(runs / "additional" / "model.safetensors", run / "model.safetensors")
+    assert attack("span", "--victim", run) == 2
+    told = capsys.readouterr().err
+    assert "is another network than config.json says (kind complex -> additional)" in told
+    # The same settings from another seed: told, as no setting can tell them apart.
+    other = tmp_path / "other"
+    assert train(*TINY, "--seed", 1, "--output-dir", other) == 0
+    shutil.copyfile(other / "model.safetensors", run / "model.safetensors")
+    cli.open_run(run, None, torch.device("cpu"))
+    assert "is not what this run trained and tested" in caplog.text
+    caplog.clear()
+    cli.open_run(other, None, torch.device("cpu"))
+    assert not caplog.text
+
+
+def test_a_control_that_is_protected_itself_is_refused(tmp_path, runs, capsys):
+    noisy = tmp_path / "noisy"
+    assert train(*TINY, "--kind", "noisy", "--output-dir", noisy) == 0
+    for control, label in ((runs / "complex", "complex d=2 decoy"), (noisy, "noisy γ=0.2")):
+        assert attack("inversion", "--victim", runs / "complex", "--control", control) == 2
+        assert f"is protected itself ({label})" in capsys.readouterr().err
+
+
+@pytest.fixture
+def published(runs, tmp_path, monkeypatch):
+    """A run and its control with rows of `inversion`, published below a manifest, and a working
+    folder in which nothing was run."""
+    words = ("inversion", "--victim", "runs/complex", "--control", "runs/additional", "--draws", 1)
+    words = (*words, "--steps", 2, "--limit-test", 20, "--budget", "quick")
+    for kind in ("complex", "additional"):
+        shutil.copytree(runs / kind, tmp_path / "runs" / kind)
+        rows = tmp_path / "runs" / kind / "results.jsonl"
+        (task, *_) = read_rows(rows)
+        rows.write_text(json.dumps(task) + "\n")
+        for name in ("attackers", "examples"):
+            shutil.rmtree(tmp_path / "runs" / kind / name, ignore_errors=True)
+    monkeypatch.chdir(tmp_path)
+    assert attack(*words) == 0
+    (tmp_path / "runs").rename(tmp_path / "checkpoints")
+    (tmp_path / "checkpoints" / "MANIFEST.json").write_text('{"checkpoints": {}}')
+    shutil.rmtree(tmp_path / "checkpoints/additional/attackers")
+    return [
+        word.replace("runs", "checkpoints") if isinstance(word, str) else word for word in words
+    ]
+
+
+def test_a_published_folder_is_gone_on_from_and_never_written_to(published, caplog, capsys):
+    def whole():
+        return {p: p.read_bytes() for p in Path("checkpoints").rglob("*") if p.is_file()}
+
+    before = whole()
+    without = [*published[:3], *published[5:]]  # no control: its numbers are there all the same
+    for words in (published, without):
+        assert attack(*words) == 0
+        assert "attack 1 of" not in caplog.text
+        assert "training" not in caplog.text
+    assert "output: runs/published/complex" in capsys.readouterr().out
+    assert whole() == before
+    # A row that is missing is made, by the attackers that were published; no picture needs others.
+    rows = read_rows(Path("checkpoints/complex/results.jsonl"))
+    kept = [row for row in rows if row["name"] != "inversion dec(x)"]
+    lines = "".join(json.dumps(row) + "\n" for row in kept)
+    Path("checkpoints/complex/results.jsonl").write_text(lines)
+    before = whole()
+    assert attack(*published) == 0
+    assert "dec_x: already trained, runs/published/complex/attackers" in caplog.text
+    (row,) = read_rows(Path("runs/published/complex/results.jsonl"))
+    assert row["name"] == "inversion dec(x)"
+    assert Path("runs/published/complex/examples/inversion.png").is_file()
+    assert not Path("runs/published/additional/attackers").exists()
+    assert whole() == before
+
+
+def test_measurements_of_a_published_run_stand_beside_it(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    victim = Path("checkpoints/complex")
+    shutil.copytree(runs / "complex", victim)
+    (victim.parent / "MANIFEST.json").write_text("{}")
+    before = (victim / "results.jsonl").read_bytes()
+    config = GaussianityConfig(victim=victim)
+    results.append_measurement(config, "gaussianity", {}, 2, {})
+    assert (victim / "results.jsonl").read_bytes() == before
+    (row,) = read_rows(Path("runs/published/complex/results.jsonl"))
+    assert row["victim"] == sha256(victim / "model.safetensors")
+    assert results.measured(config, "gaussianity")
+
+
+def test_help_into_a_pager_that_ends_early_is_quiet(monkeypatch, capfd):
+    """As in `train.py --help | head -1`: nobody reads the pipe any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert cli.run(cli.train_main, ["--help"]) == 128 + signal.SIGPIPE
+        monkeypatch.undo()
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("main", "advice"),
+    [(cli.train_main, "go on with --resume"), (cli.attack_main, "start the command again")],
+)
+def test_a_full_disk_is_told_with_what_the_command_has(main, advice, monkeypatch, capsys):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cli, "parse", full)
+    assert cli.run(main, []) == 2
+    assert capsys.readouterr().err.strip().endswith(advice)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib")
+def test_what_an_installation_depends_on():
+    """The package needs no notebook; requirements.txt is for the repository, which has one."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    everything = (ROOT / "requirements.txt").read_text().split()
+    notebook = project["optional-dependencies"]["notebook"]
+    assert sorted(everything) == sorted(project["dependencies"] + notebook)
+    for place in project["scripts"].values():
+        module, name = place.split(":")
+        assert callable(getattr(importlib.import_module(module), name))
 
 
 def test_a_report_of_no_run_is_refused(tmp_path, capsys):

@@ -61,3 +61,20 @@ def test_throughput_is_measured_once(precision):
     first = estimates.throughput(torch.device("cpu"), precision)
     assert first > 0
     assert estimates.throughput(torch.device("cpu"), precision) == first
+
+
+def test_networks_of_equal_cost_are_counted_once():
+    """What makes a dry run of a hundred runs quick: seeds, kinds and strengths share a count."""
+    attack = AttackConfig("all", Path("run"), budget="quick")
+
+    def spent(**settings):
+        return estimates.attacking(attack, NetConfig("thin4", **settings), hidden=True)
+
+    known = spent(kind="noisy")
+    before = [f.cache_info().misses for f in (estimates.dissect, estimates._pass)]
+    assert spent(kind="noisy", gamma=2.0) == known
+    assert spent(kind="noisy", mean=(0.1, 0.2, 0.3)) == known
+    assert [f.cache_info().misses for f in (estimates.dissect, estimates._pass)] == before
+    spent(kind="original")  # another device part, the same attackers
+    after = [f.cache_info().misses for f in (estimates.dissect, estimates._pass)]
+    assert after == [before[0] + 1, before[1]]

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from complexnn import checkpoint
+
 ROOT = Path(__file__).parent.parent
 # Saves at every step, so that kills hit saves too.
 EAGER = (
@@ -94,6 +96,22 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
         assert digests(run) == digests(disk / "whole")
     finally:
         subprocess.run(["umount", str(disk)], check=False)
+
+
+def test_processes_that_clear_up_at_once_do_not_trip(tmp_path, monkeypatch):
+    """Each removes what a killed save left; another may have been quicker."""
+    tree = {"step": 3}
+    checkpoint.save_state(tmp_path, tree)
+    (tmp_path / ".latest.safetensors.1.tmp").write_text("half")
+    unlink = Path.unlink
+
+    def raced(path, *args, **kwargs):
+        unlink(path)
+        unlink(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "unlink", raced)
+    assert checkpoint.load_state(tmp_path) == tree
+    assert [p.name for p in tmp_path.iterdir()] == ["latest.safetensors"]
 
 
 def test_a_diverging_run_names_the_last_good_state(tmp_path):

@@ -1,9 +1,29 @@
 """Rows on disk: whole lines only, and a damaged file is named."""
 
+import subprocess
+
 import pytest
 
+from complexnn import results
 from complexnn.config import InputError
 from complexnn.results import append_row, read_rows
+
+
+def test_the_commit_is_that_of_the_projects_own_clone(tmp_path, monkeypatch):
+    """Not of a repository that holds an environment with an installation; none without git."""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    told = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    for place, commit in (("", told.stdout.strip()), (".venv/site-packages", None)):
+        module = tmp_path / place / "complexnn" / "results.py"
+        module.parent.mkdir(parents=True)
+        monkeypatch.setattr(results, "__file__", str(module))
+        assert results._git_commit() == commit
+    monkeypatch.setenv("PATH", "")
+    assert results._git_commit() is None
+    results.write_config(tmp_path, {})
+    assert results.read_config(tmp_path) == {}
 
 
 def test_a_line_that_a_kill_cut_off_is_neither_read_nor_kept(tmp_path):

@@ -15,10 +15,10 @@ from accelerate import Accelerator
 from PIL import Image
 
 import complexnn
-from complexnn import adversaries, checkpoint, data, training
+from complexnn import adversaries, bench, checkpoint, data, training
 from complexnn import functional as cF
 from complexnn.config import AttackConfig, DataConfig, InputError, NetConfig, TrainConfig
-from complexnn.images import ImageSet
+from complexnn.images import Batch, ImageSet
 from complexnn.networks.modules import Critic
 from complexnn.networks.split import Groups
 
@@ -388,6 +388,58 @@ def test_groups_that_a_share_or_a_set_cannot_fill_are_refused(
         return
     with pytest.raises(InputError, match=message):
         training.check_groups(dataset, made)
+
+
+def test_the_time_left_counts_the_final_test(monkeypatch, caplog):
+    """Ten seconds for 30 validation images: six minutes for three draws of 360 test images."""
+    clock = {"now": 0.0}
+    evaluate = training.evaluate
+
+    def slow(*args, **kwargs):
+        clock["now"] += 10
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(training, "evaluate", slow)
+    monkeypatch.setattr(training.time, "monotonic", lambda: clock["now"])
+    with caplog.at_level("INFO", logger="complexnn"):
+        fit(dataclasses.replace(config(), epochs=1), [])
+    assert caplog.messages[-1].endswith("6 min 0 s left")
+
+
+def test_evaluation_shows_how_far_it_is(monkeypatch):
+    shown = []
+
+    def track(items, total, what):
+        items = list(items)
+        assert len(items) == total
+        shown.append(what)
+        return items
+
+    monkeypatch.setattr(training, "track", track)
+    images = data.load(DataConfig()).test
+    training.evaluate(complexnn.build(config().net), images, CPU, draws=2, seed=0)
+    assert shown == ["test, draw 1 of 2", "test, draw 2 of 2"]
+
+
+@pytest.mark.parametrize("net", [{"kind": "original"}, {"dim": 4}, {"dim": 4, "group": "packed"}])
+@pytest.mark.parametrize("arch", ["lenet", "resnet20"])
+def test_the_memory_that_is_asked_for_is_less_than_a_step_takes(arch, net):
+    """A bound from below refuses nothing that would fit; it is not far below either."""
+    settings = dataclasses.replace(config(adversarial_weight=0.0), batch_size=64)
+    net = dataclasses.replace(settings.net, arch=arch, image_size=(32, 32), **net)
+    run, _ = begin(dataclasses.replace(settings, net=net))
+    batch = Batch(torch.rand(64, 1, 32, 32), torch.arange(64) % 10, torch.arange(64) % 10)
+    weights = 4 * sum(p.numel() for p in run.net.parameters())  # there before the step
+    taken = bench.peak_bytes(lambda: training.train_step(run, batch), CPU) + weights
+    assert taken / 6 < training.memory_needed(run.config, 64) < taken
+
+
+def test_a_training_that_cannot_fit_is_refused(monkeypatch):
+    monkeypatch.setattr(training, "memory_free", lambda device: 1e6)
+    with pytest.raises(InputError, match=r"images of 8x8 need more than .* lower --batch-size"):
+        training.check_memory(config(), CPU)
+    monkeypatch.setattr(training, "memory_free", lambda device: None)  # not known
+    training.check_memory(config(), CPU)
 
 
 def test_norm_scales_and_biases_are_not_decayed():

@@ -31,6 +31,10 @@ FILES = {
 Directions = Callable[[Tensor], Tensor]  # released -> (G, n, d)
 
 
+class NotTrained(Exception):
+    """A network that is not there and may not be trained now."""
+
+
 @dataclasses.dataclass(eq=False)
 class Attacker:
     """The attackers' networks for one victim, each trained once and kept on disk."""
@@ -42,6 +46,7 @@ class Attacker:
     victim_hash: str
     logs: dict[str, FitLog] = dataclasses.field(default_factory=dict)
     _substitute_decoder: nn.Module | None = None
+    may_train: bool = True
 
     @property
     def victim(self) -> NetConfig:
@@ -323,6 +328,8 @@ class Attacker:
                 self.logs[name] = FitLog(**fitted)
                 checkpoint.restore(model, state, str(path))
                 return model.eval().requires_grad_(False)
+        if not self.may_train:
+            raise NotTrained(name)
         self.logs[name] = fit(model, self.rng(name))
         self.folder.mkdir(parents=True, exist_ok=True)
         checkpoint.save(path, model, about | {"fit": self.logs[name].as_dict()})

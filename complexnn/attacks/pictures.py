@@ -37,10 +37,10 @@ def save_grid(path: Path, rows: dict[str, Tensor], title: str) -> None:
     plt.close(figure)
 
 
-def keep_pixels(path: Path, rows: dict[str, Tensor]) -> None:
-    """Save ``rows``, as of :func:`save_grid`, in 8 bits a pixel."""
+def keep_pixels(path: Path, rows: dict[str, Tensor], victim: str | None = None) -> None:
+    """Save ``rows``, as of :func:`save_grid`, in 8 bits a pixel, with the victim's hash."""
     pixels = torch.stack([images.clamp(0, 1).mul(255).round().byte() for images in rows.values()])
-    checkpoint.save_tensors(path, {"pixels": pixels}, {"rows": list(rows)})
+    checkpoint.save_tensors(path, {"pixels": pixels}, {"rows": list(rows), "victim": victim})
 
 
 def read_pixels(path: Path) -> dict[str, Tensor]:

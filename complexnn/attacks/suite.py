@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -16,14 +17,22 @@ from torch import Tensor
 
 from complexnn import checkpoint, metrics, results
 from complexnn.attacks import keys, roster, scoring, worst
-from complexnn.attacks.attacker import FILES, Attacker
+from complexnn.attacks.attacker import FILES, Attacker, NotTrained
 from complexnn.attacks.fitting import FitLog, Knowledge, together
 from complexnn.attacks.pictures import keep_pixels, save_grid
 from complexnn.attacks.roster import ROSTER, Attack
 from complexnn.attacks.scoring import Scoring
 from complexnn.attacks.threat import Seen
 from complexnn.attacks.user import Truth, User
-from complexnn.config import OWN, AttackConfig, InputError, NetConfig, to_dict
+from complexnn.config import (
+    OWN,
+    AttackConfig,
+    InputError,
+    NetConfig,
+    from_dict,
+    results_of,
+    to_dict,
+)
 from complexnn.images import Dataset, ImageSet
 from complexnn.networks.split import SplitNet
 from complexnn.progress import duration, track
@@ -54,6 +63,9 @@ class Target:
         self.victim_hash = checkpoint.sha256(config.victim / "model.safetensors")
         knowledge = Knowledge(net, *(images.to(device) for images in own), device)
         attackers = folder / "attackers" / worst.slug(self.victim_hash[:12] + config.has)
+        published = config.victim / "attackers" / attackers.name
+        if folder == results_of(config.victim) and published.is_dir() and not attackers.is_dir():
+            shutil.copytree(published, attackers)
         self.attacker = Attacker(knowledge, dataset.classes, config, attackers, self.victim_hash)
         self.test = dataset.test.subset(judged_images(config, net.config, dataset)).to(device)
         self.user = User(net, self.test, dataset.train.to(device), device, config.seed)
@@ -160,36 +172,41 @@ def run(
         if config.only is not None:
             names = roster.compared_with(attacks)
             needed = [attack for attack in needed if attack.name in names]
-        folder = config.output_dir / "control" if config.output_dir else config.control
-        results.prepare_folder(folder)
         alone = dataclasses.replace(config, victim=config.control, control=None)
+        folder = config.output_dir / "control" if config.output_dir else alone.run_dir
+        results.prepare_folder(folder)
         compared = Target(control, dataset, alone, folder, own)
         beside = _attack(compared, needed, {})
     target = Target(victim, dataset, config, config.run_dir, own)
+    before = made(config, target.folder, target.victim_hash)
     rows = _attack(target, attacks, beside)
     if config.attack in ("inversion", "all") and config.only is None and not config.has:
         row = worst.append(target.folder, rows, compared and compared.folder, beside)
         if row is not None:
             print(summary(row), flush=True)
-        _draw(target, compared)
+        if any(a.family == "inversion" and a.name not in before for a in attacks):
+            _draw(target, compared)
 
 
 def made(config: AttackConfig, folder: Path, victim_hash: str) -> dict[str, dict[str, Any]]:
-    """Rows of attacks that were made on these weights, beside the same control, with the same
-    settings, by name."""
-    # Which attacks, on what and where; the control is compared by its weights.
-    where = dict.fromkeys(
-        ("attack", "only", "victim", "output_dir", "data_dir", "device", "control")
-    )
-    settings, control = to_dict(config) | where, _control_hash(config)
+    """Rows of attacks that were made on these weights with the same settings, by name, and beside
+    the same control, if ``config`` names one."""
+    control = _control_hash(config)
     return {
         row["name"]: row
-        for row in results.read_rows(folder / "results.jsonl")
+        for row in results.rows_about(config.victim, folder)
         if row["victim"] == victim_hash
         and "attack" in row["config"]
-        and row["control"] == control
-        and row["config"] | where == settings
+        and control in (None, row["control"])
+        and _settings(from_dict(AttackConfig, row["config"])) == _settings(config)
     }
+
+
+def _settings(config: AttackConfig) -> dict[str, Any]:
+    """What a row depends on: not which attacks were asked for, on what and where. The victim and
+    the control are compared by their weights."""
+    where = ("attack", "only", "victim", "output_dir", "data_dir", "device", "control")
+    return to_dict(config) | dict.fromkeys(where)
 
 
 def _control_hash(config: AttackConfig) -> str | None:
@@ -215,7 +232,7 @@ def _attack(
     for number, attack in enumerate(attacks, start=1):
         name = attack.name + config.has
         if name in rows:
-            log.info("%s: already done, see %s", name, target.folder / "results.jsonl")
+            log.info("%s: already done, %s", name, rows[name].get("time", ""))
             continue
         log.info(
             "attack %d of %d: %s (%s so far)",
@@ -374,7 +391,11 @@ def _flags(
 
 
 def _draw(target: Target, control: Target | None) -> None:
-    """A grid of random test images: what went in, and what each attack made of it."""
+    """A grid of random test images: what went in, and what each attack made of it that has its
+    networks; none is trained for a picture."""
+    for of in (target, control):
+        if of is not None:
+            of.attacker.may_train = False
     seed, dim = target.config.seed, together(target.attacker.victim)
     generator = torch.Generator().manual_seed(seed)
     count = min(-(-max(PICTURES, 2 * dim) // dim) * dim, len(target.test))
@@ -390,14 +411,18 @@ def _draw(target: Target, control: Target | None) -> None:
                 times = target.config.spend.repeats
                 seen, truth = user.sends_whole(0, count, again=attack.again, times=times)
                 rows.setdefault("input", truth.batch.images.cpu())
-                answer = scoring.in_order(attack.answer(of.attacker, seen), truth)
-                rows[attack.name.removeprefix("inversion ") + what] = answer.detach().cpu()
+                try:
+                    answer = attack.answer(of.attacker, seen)
+                except NotTrained:
+                    continue
+                ordered = scoring.in_order(answer, truth).detach().cpu()
+                rows[attack.name.removeprefix("inversion ") + what] = ordered
     own = [images for name, images in rows.items() if name != "input" and "(control)" not in name]
     errors = torch.stack([metrics.rmse(images, rows["input"]) for images in own])
     picked = torch.stack(own)[errors.argmin(dim=0), torch.arange(len(chosen))]
     rows = {"input": rows.pop("input"), "worst case": picked, **rows}
     grid = {name: images[:PICTURES] for name, images in rows.items()}
-    keep_pixels(target.folder / "examples" / "inversion.safetensors", grid)
+    keep_pixels(target.folder / "examples" / "inversion.safetensors", grid, target.victim_hash)
     save_grid(
         target.folder / "examples" / "inversion.png",
         grid,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import nn
@@ -34,8 +35,9 @@ class Anatomy:
         return self.released * dtype.itemsize
 
 
+@cache
 def dissect(config: NetConfig) -> Anatomy:
-    """Count on the meta device: nothing is computed, so any size is instant.
+    """Count on the meta device, where nothing is computed.
 
     A decoy group costs the server d parts for one query, a packed group one part for each.
     """
@@ -49,6 +51,7 @@ def dissect(config: NetConfig) -> Anatomy:
             "processing": torch.empty(released),
             "decoder": torch.empty(1, *plan.answer),
         }
+    # Outside the block, which would look at every call of every layer for tensors to be made.
     queries = config.queries
     per_query = {"encoder": 1, "processing": queries, "decoder": 1}
     flops, activations = {}, {}
