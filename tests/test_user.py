@@ -7,11 +7,12 @@ import pytest
 import torch
 from test_attacks import make_attacker, make_user
 
-from complexnn import cli, metrics, results
+import complexnn
+from complexnn import cli, data, metrics, results
 from complexnn.attacks import suite
-from complexnn.attacks.fitting import together, whole_groups
+from complexnn.attacks.fitting import Knowledge, together, whole_groups
 from complexnn.attacks.user import Truth
-from complexnn.config import InputError
+from complexnn.config import DataConfig, InputError
 from complexnn.images import Batch
 from complexnn.networks.split import Key
 
@@ -186,3 +187,12 @@ def test_nothing_is_written_for_an_attack_that_is_refused(tmp_path, trained_run)
     for what in (["angle"], ["span", "--only", "magic"]):
         assert attack(*what, "--victim", victim, "--output-dir", tmp_path / "no") == 2
         assert not (tmp_path / "no").exists()
+
+
+def test_copies_among_the_attackers_own_images_do_not_end_a_training():
+    images = data.load(DataConfig()).train.subset(torch.zeros(8, dtype=torch.long))
+    net = complexnn.build("lenet", num_classes=10, in_channels=1, image_size=(8, 8),
+                          mean=(0.3,), std=(0.4,)).eval()  # fmt: skip
+    know = Knowledge(net, images, images, torch.device("cpu"))
+    (batch,) = know.batches(images, 8)
+    assert len(know.observe(batch, torch.Generator().manual_seed(0)).released) == 8

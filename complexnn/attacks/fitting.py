@@ -54,8 +54,11 @@ class Knowledge:
 
     @torch.no_grad()
     def observe(self, batch: Batch, generator: Generator) -> Observation:
-        """Encode a batch of the attacker's own images under fresh keys."""
-        return Observation(batch, *self.net.encode(batch.images, generator=generator))
+        """Encode a batch of the attacker's own images under fresh keys; copies among them matter
+        to nobody."""
+        features = self.net.features(batch.images)
+        groups = self.net.group(features, generator=generator, closed=False)
+        return Observation(batch, *self.net.rotate(groups, generator=generator))
 
     def batches(self, images: ImageSet, size: int) -> Iterator[Batch]:
         """The images in order, in batches of whole groups; a rest that fills none is left out."""
