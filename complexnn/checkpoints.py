@@ -25,18 +25,21 @@ from complexnn.cli import parse, run
 from complexnn.config import InputError, choose
 
 log = logging.getLogger("complexnn")
+ATTACKED = Path("runs") / "published"  # where config.results_of puts new results
 FIELDS = {"path", "bytes", "sha256", "config", "metrics", "mirrors"}
 
 
 @dataclass(frozen=True)
 class CheckpointsConfig:
-    """List, verify or download published networks, or publish finished runs."""
+    """List, verify or download published networks, publish finished runs, or add rows to them."""
 
-    what: Positional[Literal["list", "verify", "download", "publish"]]
+    what: Positional[Literal["list", "verify", "download", "publish", "add"]]
     """list: what there is. verify: check the files that are here. download: fetch the others.
-    publish: copy finished runs here, with their rows, and list their files."""
+    publish: copy finished runs here, with their rows, and list their files. add: take over the rows
+    of new attacks on published networks, from runs/published."""
     names: Positional[tuple[str, ...]] = ()
-    """Names from the list; none: all. To publish: run folders, or folders of such."""
+    """Names from the list; none: all. To publish: run folders, or folders of such. To add: names of
+    published runs; none: all that were attacked."""
     folder: Path = Path("checkpoints")
     """Where MANIFEST.json and the files lie."""
     root: Path = Path("runs")
@@ -137,6 +140,45 @@ def publish(config: CheckpointsConfig) -> None:
         temporary.write_text(manifest + "\n")
 
 
+def add(config: CheckpointsConfig) -> None:
+    """Take the rows of attacks on published networks into the published ones; a row replaces the
+    one of its name on the same weights.
+
+    Raises:
+        InputError: no such rows, rows of other weights, or rows that name places of this machine.
+    """
+    attacked = {p.parent.relative_to(ATTACKED).as_posix(): p.parent
+                for p in sorted(ATTACKED.rglob("results.jsonl"))
+                if (config.folder / p.parent.relative_to(ATTACKED)).is_dir()}  # fmt: skip
+    for name in config.names or attacked:
+        choose("attacked network", name, attacked)
+    if not attacked:
+        raise InputError(f"no published network was attacked: no rows below {ATTACKED}")
+    merged = {}
+    for name in config.names or attacked:
+        path = config.folder / name / "results.jsonl"
+        rows, new = results.read_rows(path), results.read_rows(attacked[name] / path.name)
+        victim = [row["victim"] for row in rows if row["name"] == "task"][-1]
+        if others := {row["name"] for row in new if row["victim"] != victim}:
+            raise InputError(
+                f"{attacked[name]} holds rows of other weights than {config.folder / name} "
+                f"({', '.join(sorted(others))}): remove them"
+            )
+        _refuse_places(attacked[name], json.dumps(new))
+        merged[path] = {(row["victim"], row["name"]): row for row in [*rows, *new]}, len(new)
+    for path, (rows, count) in merged.items():
+        with checkpoint.replacing(path) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
+        print(f"{path}: {count} rows added")
+
+
+def _refuse_places(source: Path, text: str) -> None:
+    if place := re.search(r'"(/[^"]*)"', text):
+        raise InputError(
+            f"{source} names a place of this machine, {place[1]}: run it again with relative paths"
+        )
+
+
 def _rows(source: Path) -> dict[str, dict[str, Any]]:
     """The newest row of each name that belongs to a run's present weights."""
     weights = source / "model.safetensors"
@@ -156,10 +198,7 @@ def _check(source: Path, root: Path) -> str:
     rows = _rows(source)
     if "task" not in rows:
         raise InputError(f"{source} is no finished run: go on with train.py --resume")
-    if place := re.search(r'"(/[^"]*)"', (source / "config.json").read_text() + json.dumps(rows)):
-        raise InputError(
-            f"{source} names a place of this machine, {place[1]}: run it again with relative paths"
-        )
+    _refuse_places(source, (source / "config.json").read_text() + json.dumps(rows))
     return source.resolve().relative_to(root.resolve()).as_posix()
 
 
@@ -213,8 +252,8 @@ def _entry(folder: Path, path: Path, measured: dict[str, float]) -> dict[str, An
 def main(argv: list[str]) -> None:
     """Do what was asked for each name."""
     config = parse(CheckpointsConfig, argv, "python -m complexnn.checkpoints")
-    if config.what == "publish":
-        publish(config)
+    if config.what in ("publish", "add"):
+        {"publish": publish, "add": add}[config.what](config)
         return
     entries = read_manifest(config.folder)
     for name in config.names:

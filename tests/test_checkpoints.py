@@ -284,3 +284,46 @@ def test_the_repositorys_own_checkpoints_are_as_published():
 
 
 FOLDER = cli.Path(complexnn.__file__).parent.parent / "checkpoints"
+
+
+def test_rows_of_new_attacks_are_added_to_the_published_ones(
+    trained, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    published = Path("checkpoints")
+    published.mkdir()
+    assert publish(published, trained) == 0
+    victim = published / "digits/complex"
+    before = results.read_rows(victim / "results.jsonl")
+    weights = (victim / "model.safetensors").read_bytes()
+
+    assert command(published, "add") == 2
+    assert "no published network was attacked" in capsys.readouterr().err
+
+    words = ["inversion", "--victim", str(victim), "--only", "dec(x) set", "--steps", "4"]
+    assert cli.run(cli.attack_main, [*words, "--budget", "quick", "--draws", "1"]) == 0
+    words[0:1], words[4] = ["span"], "span"
+    assert cli.run(cli.attack_main, [*words, "--budget", "quick", "--draws", "1"]) == 0
+    assert results.read_rows(victim / "results.jsonl") == before
+    assert command(published, "add", "digits/complex") == 0
+    after = {row["name"]: row for row in results.read_rows(victim / "results.jsonl")}
+    assert set(after) == {row["name"] for row in before} | {"span"}
+    assert len(results.read_rows(victim / "results.jsonl")) == len(after)
+    assert after["inversion dec(x) set"]["config"]["steps"] == 4
+    assert after["inversion dec(x)"]["config"]["steps"] == 3
+    assert (victim / "model.safetensors").read_bytes() == weights
+    assert set(verdicts.newest(victim)) == set(after)
+
+    assert command(published, "add", "digits/original") == 2
+    assert "known: digits/complex" in capsys.readouterr().err
+    path = Path("runs/published/digits/complex/results.jsonl")
+    kept = path.read_text()
+    for old, new, told in (
+        (after["span"]["victim"], "0" * 64, "rows of other weights"),
+        ('"data_dir": null', '"data_dir": "/home/me"', "names a place of this machine"),
+    ):
+        path.write_text(kept.replace(old, new))
+        there = (victim / "results.jsonl").read_text()
+        assert command(published, "add") == 2
+        assert told in capsys.readouterr().err
+        assert (victim / "results.jsonl").read_text() == there
