@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -25,6 +26,14 @@ TINY = 1e-20  # keeps 0 / 0 at 0 without touching any number that a float32 feat
 def at_least_float32(x: Tensor) -> Tensor:
     """Half precision widened, for sums of squares; float32 and float64 as they are."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def exactly(x: Tensor) -> AbstractContextManager[None]:
+    """Without autocast, on devices that have it."""
+    device = x.device.type
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:

@@ -42,6 +42,36 @@ def test_groups_hold_the_same_images_or_none_in_common(dim, blocks):
     assert len(set(sets)) == blocks
 
 
+def test_an_open_release_is_said_once(caplog):
+    for settings, count, said in (
+        ({"group": "decoy"}, 4, 1), ({"group": "packed"}, 4, 0), ({"group": "packed"}, 5, 1),
+        ({"counterparts": "blocks"}, 4, 0),
+    ):  # fmt: skip
+        caplog.clear()
+        net = small(**{"counterparts": "batch"} | settings)
+        for _ in range(2):
+            net.encode(pictures(count), pool=complexnn.Pool(pictures(4, seed=1)))
+        assert not caplog.records
+        for _ in range(2):
+            net.encode(pictures(count))
+        assert caplog.text.count("give it away") == said
+
+
+def test_few_gaussian_decoys_are_taken_off_by_comparing_the_groups_of_a_block():
+    """They are fresh in each group, so the spans of a block's groups meet in its images' alone."""
+    net = small(dim=3, gaussian_decoys=6, decoy_scale=5.0).double()
+    assert net.features(pictures(1).double()).numel() == 16
+    images = pictures(3).double()
+    released, _ = net.encode(images, generator=seeded())
+    bases = torch.linalg.qr(released.flatten(2).mT).Q
+    values, vectors = torch.linalg.eigh((bases @ bases.mT).mean(dim=0))
+    assert values[-3] > 1 - 1e-6
+    assert values[-4] < 1 - 1e-4
+    parts = net.group(net.features(images)).parts[0, :3].flatten(1)
+    inside = parts @ vectors[:, -3:]
+    torch.testing.assert_close(inside.norm(dim=1), parts.norm(dim=1), atol=1e-8, rtol=1e-6)
+
+
 def test_groups_of_one_block_have_keys_of_their_own():
     net = small(dim=3)
     released, key = net.encode(pictures(3), generator=seeded())

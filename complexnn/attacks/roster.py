@@ -120,7 +120,7 @@ def _intersected(attacker: Attacker, seen: Seen) -> Answer:
 
 def _released_together(attacker: Attacker, seen: Seen) -> Answer:
     """Directions of the members that the groups of a release give away; zeros for the others."""
-    found = release.recover(seen.released).directions
+    found = release.recover(seen.released).directions.to(seen.released)
     chunks = zip(found.split(256), seen.released.split(256), strict=True)
     return Answer(torch.cat([keys.upright(rows, x, attacker.judge) for rows, x in chunks]))
 

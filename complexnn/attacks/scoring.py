@@ -46,14 +46,14 @@ class Scoring:
 
     @cached_property
     def gallery(self) -> Tensor:
-        """Candidates for identification: the judged test images, filled up with the attacker's
-        own. ``(N, C, H, W)``."""
+        """Candidates for identification: the judged test images, filled up with the victim's
+        training images, whatever the attacker has. ``(N, C, H, W)``."""
         size = self.attacker.config.gallery
         images = _first(self.test, size, self.device)
         missing = size - len(images)
         if missing > 0:
-            own = _first(self.attacker.knowledge.train, missing, self.device)
-            images = torch.cat([images, own])
+            known = (self.evaluator or self.attacker).knowledge.train
+            images = torch.cat([images, _first(known, missing, self.device)])
         return images
 
     @torch.no_grad()
@@ -213,7 +213,7 @@ def score_release(scoring: Scoring, answer: Answer, truth: Truth) -> tuple[Measu
         columns = best_matching(-along)
         apart = metrics.angle_between(take(answer.values, columns), directions)
         none = missed.gather(1, columns)
-        measured = {"angle_error": apart.masked_fill(none, blindly), "share": (~none).double()}
+        measured = {"angle_error": apart.masked_fill(none, blindly), "share": (~none).float()}
         found.append({k: v.flatten()[: truth.key.queries] for k, v in measured.items()})
     return found[0], found[1]
 

@@ -21,6 +21,7 @@ from torch import Generator, Tensor, nn
 from complexnn import functional as cF
 from complexnn import metrics, privacy
 from complexnn.config import InputError
+from complexnn.fused import exactly
 
 Listener = Callable[[Tensor, Tensor, "Layer"], None]  # what was sent, the inputs behind it
 LINEAR = (nn.Linear, nn.Conv2d)
@@ -83,7 +84,7 @@ class Layer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         _refuse_broken(x, f"the input of {self.layer} for query")
         # Autocast would round key, decoys and what is sent to a few bits.
-        with torch.autocast(x.device.type, enabled=False):
+        with exactly(x):
             return self._offloaded(cF.at_least_float32(x)).to(x.dtype)
 
     def _offloaded(self, x: Tensor) -> Tensor:

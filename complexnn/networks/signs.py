@@ -13,7 +13,8 @@ LEAST = 0.05  # share of the absolute sum: 1 % behind a leaky ReLU, 15 % behind 
 def one_signed(features: Tensor) -> bool:
     """Whether (nearly) all that ``features`` hold is of one sign: the other sign's numbers make
     less than 5 % of the absolute sum."""
-    absolute, total = features.detach().abs().double().sum(), features.detach().double().sum()
+    exact = features.detach().float()  # not every device has float64, and a share needs none
+    absolute, total = exact.abs().sum(), exact.sum()
     if features.is_meta:  # counted, not computed
         return False
     return bool(absolute > 0 and (absolute - total.abs()) / 2 < LEAST * absolute)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple, NoReturn
 
 import torch
@@ -10,8 +11,11 @@ from torch import Generator, Tensor, nn
 from complexnn import functional as cF
 from complexnn.config import Group, InputError, NetConfig
 from complexnn.defences import perturb
+from complexnn.fused import exactly
 from complexnn.networks import counterparts, signs
 from complexnn.networks.pool import Pool, check_finite
+
+log = logging.getLogger("complexnn")
 
 
 class Groups(NamedTuple):
@@ -70,7 +74,7 @@ class SplitNet(nn.Module):
         super().__init__()
         self.encoder, self.processing, self.decoder = encoder, processing, decoder
         self.config = config
-        self._signs_seen = False
+        self._signs_seen = self._told = False
         self.to(memory_format=torch.channels_last)
 
     def forward(
@@ -117,6 +121,7 @@ class SplitNet(nn.Module):
             check_finite(images, "image {}")
             check_finite(features, "the feature of image {}")
         if pool is None:
+            self._warn_if_open(len(images))
             return self.rotate(self.group(features, generator=generator), generator=generator)
         if not isinstance(pool, Pool):
             raise InputError(
@@ -130,6 +135,19 @@ class SplitNet(nn.Module):
         groups = self.group(features, generator=generator, pool=others)
         pool.use(chosen, images)
         return self.rotate(groups, generator=generator)
+
+    def _warn_if_open(self, count: int) -> None:
+        """Once, where decoys are drawn as early versions did, which published networks still do."""
+        config = self.config
+        shared = config.kind == "complex" and (config.group == "decoy" or count % config.dim)
+        if shared and config.counterparts == "batch" and not (self.training or self._told):
+            self._told = True
+            log.warning(
+                "counterparts='batch', as early versions drew them: every image stands in several "
+                "groups of this release, which give it away without a key or training; pass "
+                "pool=complexnn.Pool(images), or set net.config = "
+                "dataclasses.replace(net.config, counterparts='blocks')"
+            )
 
     def features(self, images: Tensor) -> Tensor:
         """The secret feature a = g(I): ``(B, C, H, W) -> (B, C', H', W')``.
@@ -216,7 +234,7 @@ class SplitNet(nn.Module):
         if self.training:
             return parts if parts.shape[1] == 1 else cF.rotate(parts, matrix)
         if parts.shape[1] > 1:
-            with torch.autocast(parts.device.type, enabled=False):
+            with exactly(parts):
                 parts = cF.rotate(cF.at_least_float32(parts), matrix)
         weights = next(self.parameters(), parts)
         return parts.to(weights.dtype)
