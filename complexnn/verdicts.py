@@ -83,6 +83,11 @@ def _family(rows: Rows, family: str, measure: str) -> list[dict[str, Any]]:
     ]
 
 
+def own_images(row: dict[str, Any]) -> tuple[Any, Any]:
+    """Which images the attacker had, and how many: nothing said, those of the victim's training."""
+    return row["config"].get("auxiliary"), row["config"].get("auxiliary_limit")
+
+
 def queries(rows: Rows) -> int:
     """Queries that share a key in the network that the rows belong to."""
     task = rows.get("task")
@@ -374,6 +379,7 @@ def marked(claim: str, rows: Rows) -> tuple[str, str]:
     if verdict == FAILS:
         best = [strongest(rows, family) for family in FAMILIES[claim]]
         rests = [found[1]["row"] for found in best if found is not None]
+    rests = [row for row in rests if verdict == FAILS or own_images(row) == (None, None)]
     if any(row["config"].get("budget") == "quick" for row in rests):
         verdict += " (budget quick: a preview)"
     return verdict, why
@@ -416,8 +422,9 @@ def attack_table(rows: Rows, title: str) -> Table:
 def _weaker(
     row: dict[str, Any], cheaper: list[dict[str, Any]], measure: str, sharing: int
 ) -> list[str]:
-    """A flag for an attack that is weaker than a cheaper one by 5 % and by its interval."""
-    ahead = _best(cheaper, measure, sharing)
+    """A flag for an attack that is weaker than a cheaper one by 5 % and by its interval, made with
+    the same images of the attacker's own: with fewer it may be weaker."""
+    ahead = _best([r for r in cheaper if own_images(r) == own_images(row)], measure, sharing)
     if ahead is None or row["name"] == worst.NAME:
         return []
     own = fair(row, measure, sharing)

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 import complexnn
-from complexnn import cli, data, results
+from complexnn import checkpoint, cli, data, results
 from complexnn import functional as cF
 from complexnn.attacks import substitute
 from complexnn.attacks.auxiliary import attacker_images
@@ -197,6 +197,20 @@ def test_rows_name_the_attackers_images(tmp_path, capsys):
     strange = ["property", "--victim", str(victim), "--auxiliary", str(tmp_path / "other")]
     assert cli.run(cli.attack_main, [*strange, "--device", "cpu"]) == 2
     assert "have none of the victim's properties" in capsys.readouterr().err
+
+
+def test_an_attacker_that_saw_images_which_are_judged_now_is_trained_again(tmp_path):
+    victim = tmp_path / "victim"
+    train = ["--groups", "parity", "--epochs", "1", "--device", "cpu", "--output-dir", str(victim)]
+    assert cli.run(cli.train_main, train) == 0
+    argv = ["inversion", "--victim", str(victim), "--only", "inversion dec(x)", "--device", "cpu"]
+    argv += ["--steps", "3", "--batch-size", "16", "--draws", "1", "--auxiliary", "held-out"]
+    known = []
+    for judged in (40, 200):
+        assert cli.run(cli.attack_main, [*argv, "--limit-test", str(judged)]) == 0
+        (path,) = victim.glob("attackers/*held-out*/dec_x.safetensors")
+        known.append(checkpoint.read(path)[1]["images"])
+    assert known[0] != known[1]
 
 
 def test_without_labels_no_attack_needs_them():

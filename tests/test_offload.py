@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from complexnn import cli, offload, privacy, results
+from complexnn import cli, metrics, offload, privacy, results
 from complexnn.attacks.membership import Audit
 from complexnn.config import InputError
 from complexnn.networks import offloaded
@@ -294,7 +294,10 @@ def test_the_command_measures_a_trained_network(trained_run, tmp_path, capsys):
     assert "same answer as without, %     100.00" in shown
     (row,) = [r for r in results.read_rows(victim / "results.jsonl") if r["name"] == "offload"]
     measured = row["metrics"]
-    assert measured["error"]["value"] == measured["error"]["plain"]
+    error = measured["error"]
+    assert error["value"] == error["plain"]
+    wilson = metrics.share_interval(error["value"], row["images"])
+    assert [error["low"], error["high"]] == pytest.approx(wilson, rel=1e-6)
     assert measured["delta"]["value"] <= 1e-6
     assert measured["delta"]["releases"] == 7
     assert "allowed: 1.0e-06, 7 releases" in shown

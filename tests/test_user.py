@@ -1,5 +1,6 @@
 """What the victim's user sends and keeps: batches of whole groups, draws, clusters, intervals."""
 
+import csv
 import dataclasses
 import itertools
 
@@ -9,10 +10,10 @@ from test_attacks import make_attacker, make_user
 
 import complexnn
 from complexnn import cli, data, metrics, results
-from complexnn.attacks import suite
+from complexnn.attacks import suite, worst
 from complexnn.attacks.fitting import Knowledge, together, whole_groups
 from complexnn.attacks.user import Truth
-from complexnn.config import DataConfig, InputError
+from complexnn.config import AttackConfig, DataConfig, InputError
 from complexnn.images import Batch
 from complexnn.networks.split import Key
 
@@ -165,6 +166,21 @@ def test_large_groups_and_small_batches_are_attacked(tmp_path, trained_run, flag
     (row,) = (r for r in results.read_rows(victim / "results.jsonl") if r["name"] != "task")
     assert row["images"] % flags["dim"] == 0
     assert any("groups judged" in flag for flag in row["flags"]) == (flags["dim"] == 128)
+
+
+def test_tables_name_an_image_by_its_place_in_the_test_set(tmp_path, trained_run):
+    """A victim is judged on whole groups of it, a control on all: places in either are others."""
+    victim = trained_run(tmp_path / "run", dim=7, group="packed")
+    assert attack("span", "--victim", victim, "--draws", 1) == 0
+    net, dataset = cli.open_run(victim, None, torch.device("cpu"))
+    config = AttackConfig("span", victim=victim)
+    judged = suite.judged_images(config, net.config, dataset).tolist()
+    assert len(judged) < len(dataset.test)
+    table = worst.table_path(victim, "span")
+    with table.open() as file:
+        lines = list(csv.DictReader(file))
+    assert [int(line["image"]) for line in lines] == judged
+    assert {int(float(line["group"])) for line in lines} <= set(judged)
 
 
 def test_groups_that_no_data_could_fill_are_refused(tmp_path):

@@ -110,14 +110,16 @@ def test_the_property_is_judged_against_what_the_label_tells(error, control, ver
         (1.5, "angle critic-search", "undecided"),
         (1.2, None, "weakened"),
         (1.2, "angle ica", "undecided"),
+        (1.2, "release", "undecided"),
         (0.1, "angle ica", "FAILS"),  # one strong attack is enough
     ],
 )
 def test_who_withstood_some_attacks_only_is_undecided(error, left_out, verdict):
     net = NetConfig()
     task = {"name": "task", "config": to_dict(TrainConfig(net=net))}
-    every = [a.name for a in ROSTER if a.family == "angle" and applicable(a, net)]
-    assert "angle critic-search" in every
+    families = verdicts.FAMILIES["angle"]
+    every = [a.name for a in ROSTER if a.family in families and applicable(a, net)]
+    assert {"angle critic-search", "release"} <= set(every)
     made = [
         row(name, {"angle_error": numbers(error, chance=1.57)})
         for name in every
@@ -299,6 +301,23 @@ def test_a_costlier_attack_that_is_weaker_is_flagged():
     )
     table = verdicts.attack_table(found, "t")
     assert [line[-1] for line in table.rows] == ["", "weaker than the cheaper angle ica"]
+
+
+def test_an_attacker_with_fewer_images_is_compared_with_its_like():
+    few = {"budget": "quick", "auxiliary_limit": 100}
+    found = rows(
+        task_of(),
+        row("angle ica", {"angle_error": numbers(1.50, chance=1.57)}),
+        row("angle angle-regressor", {"angle_error": numbers(1.40, chance=1.57)}),
+        row("angle ica, 100 training images", {"angle_error": numbers(1.50, chance=1.57)},
+            config=few),
+        row("angle angle-regressor, 100 training images",
+            {"angle_error": numbers(1.60, 0.001, chance=1.57)}, config=few),
+    )  # fmt: skip
+    table = verdicts.attack_table(found, "t")
+    flags = [line[-1] for line in table.rows]
+    assert flags == ["", "", "", "weaker than the cheaper angle ica, 100 training images"]
+    assert "preview" not in verdicts.marked("angle", found)[0]
 
 
 @pytest.fixture

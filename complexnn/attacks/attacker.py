@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import zlib
 from collections.abc import Callable
@@ -304,6 +305,17 @@ class Attacker:
         """The generator of one attacker: a function of its name, whatever others there are."""
         return random_for("attack", self.config.seed, zlib.crc32(name.encode()))
 
+    @cached_property
+    def _whose(self) -> dict[str, str]:
+        """The attacker's images, unless the victim was trained on them. Those held out are others
+        when other images are judged: a network that saw these must not be loaded again."""
+        if self.config.auxiliary is None:
+            return {}
+        digest = hashlib.blake2b(digest_size=16)
+        for images in (self.knowledge.train, self.knowledge.validation):
+            digest.update(images.decoded().pixels.cpu().contiguous().numpy())
+        return {"images": digest.hexdigest()}
+
     def _trained(
         self,
         name: str,
@@ -315,7 +327,7 @@ class Attacker:
         settings = {name: getattr(self.config, name) for name in names}
         spend = self.config.spend
         settings |= {"steps": spend.steps, "width": spend.width}
-        about = {"victim": self.victim_hash, "settings": settings}
+        about = {"victim": self.victim_hash, "settings": settings} | self._whose
         path = self.folder / f"{name}.safetensors"
         # Not the victim's seed: a substitute must not start where the victim started.
         torch.manual_seed(self.rng(f"{name} weights").initial_seed())

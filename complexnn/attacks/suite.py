@@ -67,7 +67,9 @@ class Target:
         if folder == results_of(config.victim) and published.is_dir() and not attackers.is_dir():
             shutil.copytree(published, attackers)
         self.attacker = Attacker(knowledge, dataset.classes, config, attackers, self.victim_hash)
-        self.test = dataset.test.subset(judged_images(config, net.config, dataset)).to(device)
+        # Which images of the test set these are: a control may be judged on some more.
+        self.index = judged_images(config, net.config, dataset)
+        self.test = dataset.test.subset(self.index).to(device)
         self.user = User(net, self.test, dataset.train.to(device), device, config.seed)
         evaluator = None
         if config.has:
@@ -296,7 +298,9 @@ def _judge(target: Target, attack: Attack) -> tuple[dict[str, dict[str, Any]], l
         _floors(target, attack, measured, count, answers)
     means = {name: values.mean(dim=0) for name, values in own.columns.items()}
     path = worst.table_path(target.folder, attack.name + target.config.has)
-    worst.write_table(path, means | {"group": groups[0].double()})
+    index = target.index
+    group = index[groups[0]].double()  # the lowest place of its images, as an image
+    worst.write_table(path, means | {"group": group}, index[:count].tolist())
     flags = _flags(attacker.logs, attack, measured, other.columns, groups)
     return measured, flags, _count(groups)
 
