@@ -49,6 +49,16 @@ def test_held_out_images_are_neither_trained_on_nor_judged(digits):
     assert not rows(own[0]) & rows(own[1])
 
 
+def test_copies_of_judged_images_are_not_held_out(digits):
+    pixels = digits.test.pixels.clone()
+    pixels[[350, 359]] = pixels[[0, 7]]
+    test = type(digits.test)(pixels, digits.test.labels, digits.test.classes)
+    copied, judged = dataclasses.replace(digits, test=test), torch.arange(300)
+    own = attacker_images(asked(auxiliary="held-out"), DataConfig(), copied, judged)
+    assert sum(map(len, own)) == len(digits.validation) + 58
+    assert not (rows(own[0]) | rows(own[1])) & rows(test.subset(judged))
+
+
 @pytest.mark.parametrize("whose", [None, "held-out"])
 def test_a_limit_counts_all_of_the_attackers_images(digits, whose):
     config = asked(auxiliary=whose, auxiliary_limit=100)

@@ -180,6 +180,18 @@ def test_a_layer_that_the_forward_pass_goes_around_stays_on_the_device(rng):
     assert away.accountant.releases == 1
 
 
+def test_a_layer_that_is_more_than_its_weights_stays_on_the_device(rng):
+    class Twice(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    net = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), Twice(5, 4)).double().eval()
+    images = torch.randn(8, 6, generator=rng, dtype=torch.float64)
+    server = offloaded.offload(net, images, PRESETS["private"], generator=rng)
+    assert len(offloaded.layers(server)) == 1
+    torch.testing.assert_close(server(images), net(images), atol=1e-6, rtol=1e-6)
+
+
 def test_tokens_of_a_query_are_one_part(rng):
     """Inputs (B, T, N) move one part each; (B T, N) would move T of them."""
     net, images = nn.Sequential(nn.Linear(4, 3)), torch.randn(20, 3, 4, generator=rng)

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from complexnn import data
 from complexnn.config import AttackConfig, DataConfig, InputError
 from complexnn.images import Dataset, ImageSet
+from complexnn.networks.pool import contents
 
 SHARE = 0.1  # of its images an attacker keeps to choose among the states of its networks
 
@@ -25,7 +26,8 @@ def attacker_images(
         config: ``auxiliary`` and ``auxiliary_limit`` say which images, and how many.
         victim: where the victim's data set lies; another one is looked for beside it.
         dataset: the victim's data set.
-        judged: indices of the test images that attacks are judged on, which no attacker has.
+        judged: indices of the test images that attacks are judged on. An attacker with images that
+            are held out has neither these nor copies of them.
 
     Raises:
         InputError: an unknown set, too few images, or none left.
@@ -38,6 +40,10 @@ def attacker_images(
         rest = torch.ones(len(dataset.test), dtype=torch.bool)
         rest[judged] = False
         images = _joined(dataset.validation, dataset.test.subset(rest.nonzero().flatten()))
+        copies = set(contents(dataset.test.subset(judged).decoded().pixels))
+        images = images.subset(
+            torch.tensor([i for i, c in enumerate(contents(images.pixels)) if c not in copies])
+        )
     else:
         images = _another(config, victim, dataset)
     order = torch.randperm(len(images), generator=Generator().manual_seed(0))

@@ -24,7 +24,7 @@ from complexnn.config import InputError
 from complexnn.fused import exactly
 
 Listener = Callable[[Tensor, Tensor, "Layer"], None]  # what was sent, the inputs behind it
-LINEAR = (nn.Linear, nn.Conv2d)
+FORWARDS = (nn.Linear.forward, nn.Conv2d.forward)  # a subclass with another may do anything
 
 
 class Guarantee(NamedTuple):
@@ -248,7 +248,8 @@ def _calibrate(
         calls.setdefault(layer, []).append(Call(given[0][0].numel(), answer[0].numel()))
         bounds[layer] = max(bounds.get(layer, 0.0), _norms(given[0]).max().item())
 
-    hooks = [m.register_forward_hook(note) for m in module.modules() if isinstance(m, LINEAR)]
+    linear = [m for m in module.modules() if type(m).forward in FORWARDS]
+    hooks = [m.register_forward_hook(note) for m in linear]
     module(images)
     for hook in hooks:
         hook.remove()
