@@ -137,16 +137,18 @@ def blind(numbers: Mapping[str, Any]) -> float:
 def _best(found: list[dict[str, Any]], measure: str, sharing: int) -> dict[str, Any] | None:
     """The numbers of the strongest of these rows.
 
-    Rows on as many images were judged on the same ones, the first of a fixed order: the mean
-    decides. Between different images it is what an attack reaches at least, by its interval, beyond
-    the blind answer to the same images: no attack wins by the images that it happened to get.
+    What counts is what an attack reaches beyond its blind answer, which is better where the truth
+    chooses among several. Rows on as many images were judged on the same ones, the first of a fixed
+    order: the mean decides. Between different images it is what an attack reaches at least, by its
+    interval: no attack wins by the images that it happened to get.
     """
     sign, end = (-1, "high") if measure in SMALL else (1, "low")
     same: dict[int, dict[str, Any]] = {}
     for row in found:
         numbers = fair(row, measure, sharing)
         known = same.setdefault(row["images"], numbers)
-        if sign * (numbers["value"] - known["value"]) > 0:
+        beyond = [n["value"] - blind(n) for n in (numbers, known)]
+        if sign * (beyond[0] - beyond[1]) > 0:
             same[row["images"]] = numbers
     ahead = {images: sign * (n[end] - blind(n)) for images, n in same.items()}
     return same[max(ahead, key=ahead.__getitem__)] if ahead else None
@@ -428,9 +430,10 @@ def _weaker(
     if ahead is None or row["name"] == worst.NAME:
         return []
     own = fair(row, measure, sharing)
+    mine, theirs = ({k: n[k] - blind(n) for k in ("value", "low", "high")} for n in (own, ahead))
     small = measure in SMALL
-    apart = own["low"] > ahead["high"] if small else own["high"] < ahead["low"]
-    if apart and abs(own["value"] - ahead["value"]) > 0.05 * abs(ahead["value"]):
+    apart = mine["low"] > theirs["high"] if small else mine["high"] < theirs["low"]
+    if apart and abs(mine["value"] - theirs["value"]) > 0.05 * abs(ahead["value"]):
         return [f"weaker than the cheaper {ahead['row']['name']}"]
     return []
 

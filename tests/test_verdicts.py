@@ -198,6 +198,18 @@ def test_no_attack_wins_by_the_images_that_it_happened_to_get():
     assert verdicts.strongest(rows(many, wide), "inversion")[0] == "query-free"
 
 
+def test_what_the_truth_chose_among_several_answers_makes_no_attack_the_strongest():
+    """Eight blind images in the best order reach more than one: so does an attack with eight."""
+    chosen = row("inversion dec(x)", {"psnr": numbers(14.0, floor=13.8, control=22.0)})
+    shown = row("inversion dss", {"psnr": numbers(13.9, floor=12.0, control=22.0)})
+    for found in (rows(chosen, shown), rows(shown, chosen)):
+        name, best = verdicts.strongest(found, "inversion")
+        assert (name, best["floor"]) == ("dss", 12.0)
+        assert verdicts.input_verdict(found)[0] == "weakened"
+        flags = {line[0]: line[-1] for line in verdicts.attack_table(found, "t").rows}
+        assert flags["inversion dss"] == ""
+
+
 def test_the_worst_case_is_no_attack_and_none_by_the_old_rule_is_shown():
     one = row("inversion dec(x)", {"psnr": numbers(20, floor=12.0)})
     old = row(worst.NAME, {"psnr": numbers(25, floor=12.0)})
