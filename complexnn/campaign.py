@@ -104,8 +104,8 @@ def resolve(lines: Sequence[str], config: CampaignConfig) -> list[Job]:
             job = _training(flags)
             trained[job.config.run_dir] = job
         elif script in MEASUREMENTS:
-            wanted = parse(MEASUREMENTS[script], list(flags), f"python -m complexnn.{script}")
-            finished = _trained(wanted.victim, trained) and results.measured(wanted, script)
+            asked = parse(MEASUREMENTS[script], list(flags), f"python -m complexnn.{script}")
+            finished = _trained(asked.victim, trained) and results.measured(asked, script)
             job = Job((script, *flags), None, finished=finished)
         else:
             job = _attacking(flags, trained)
@@ -152,13 +152,20 @@ def _attacking(flags: list[str], trained: dict[Path, Job]) -> Job:
         data_config, net = saved.data, saved.net
     else:
         raise InputError(f"no command trains {config.victim}, which is to be attacked")
-    if config.control in trained:
-        check_control(config.control, trained[config.control].net)
+    if config.control is not None:
+        check_control(config.control, _network(config.control, trained))
     finished = weights.is_file() and _trained(config.victim, trained)
     if finished:
         victim_hash = checkpoint.sha256(weights)
         finished = suite.done(config, net, victim_hash, hidden=hidden(data_config))
     return Job(words, config, data_config, net, finished)
+
+
+def _network(folder: Path, trained: dict[Path, Job]) -> NetConfig:
+    """The network that is trained into ``folder``, or was before."""
+    if folder in trained:
+        return trained[folder].net
+    return from_dict(TrainConfig, results.read_config(folder)).net
 
 
 def _trained(victim: Path, trained: dict[Path, Job]) -> bool:

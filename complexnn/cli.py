@@ -143,6 +143,7 @@ def parse(cls: type[C], argv: list[str], prog: str, default: C | None = None) ->
         if error.code in (0, None):
             raise
         reason = _first_section(re.sub(r"\x1b\[[0-9;]*m", "", message.getvalue()))
+        reason = re.sub(r"^Error parsing \w+: ", "", reason)  # of a dataclass, which no user knows
         if "nrecognized" in reason:
             reason += f"; known: {' '.join(_flags(cls))}"
         raise InputError(f"{reason}; see {prog} --help") from None
@@ -247,7 +248,8 @@ def _prepared(
             "processes; give a multiple"
         )
     device = accelerator.device
-    if config.data.resize is not None:  # before images of that size are looked at
+    # Before images of that size are looked at.
+    if config.data.resize is not None and config.data.dataset in data.RESIZED:
         training.check_memory(dataclasses.replace(config, net=_foreseen(config)), device)
     # The first process downloads what is missing, and the others find it there.
     dataset = _together(accelerator, lambda: data.load(config.data, workers=config.workers))

@@ -190,11 +190,22 @@ def tables(folders: Iterable[Path]) -> list[Table]:
 
 def by_network(ours: list[Runs]) -> dict[tuple[str, str, str], dict[str, Runs]]:
     """(network, data, budget) to the runs that were trained alike, by label. Those without the
-    adversarial term stand apart."""
-    lines: dict[tuple[str, str, str], dict[str, Runs]] = defaultdict(dict)
+    adversarial term stand apart. Where rotated networks were trained both with decoys from closed
+    blocks and as early versions drew them, these have two lines, and the others stand in both."""
+    alike: dict[tuple[str, str, str], list[Runs]] = defaultdict(list)
     for runs in ours:
         if runs.released == runs.config.net.label:
-            lines[runs.network, runs.dataset, runs.budget][runs.config.net.label] = runs
+            alike[runs.network, runs.dataset, runs.budget].append(runs)
+    lines: dict[tuple[str, str, str], dict[str, Runs]] = {}
+    for (network, data, budget), members in alike.items():
+        drawn = {r.config.net.counterparts for r in members if r.config.net.kind == "complex"}
+        for how in sorted(drawn, reverse=True) or [""]:
+            told = f"{budget} --counterparts {how}" if len(drawn) > 1 else budget
+            lines[network, data, told] = {
+                r.config.net.label: r
+                for r in members
+                if r.config.net.kind != "complex" or r.config.net.counterparts == how
+            }
     return lines
 
 

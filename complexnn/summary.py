@@ -353,8 +353,10 @@ def write_into(page: Path, tables: Iterable[Table]) -> str:
     """The page with what stands between its marks replaced by these tables.
 
     Raises:
-        InputError: a page without the two marks.
+        InputError: no page, or one without the two marks.
     """
+    if not page.is_file():
+        raise InputError(f"there is no page {page} to put the tables into")
     before, begin, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
     if not (begin and end):

@@ -58,9 +58,10 @@ def check_sizes(config: NetConfig, sizes: Mapping[str, int]) -> None:
     dim = config.dim if config.kind == "complex" else 1
     for name, size in sizes.items():
         if size < dim:
+            more = "images" if name.endswith("set") else "(--batch-size, training images)"
             raise InputError(
                 f"groups of {dim} need at least {dim} images, the {name} has {size}: "
-                "lower --dim, or give more (--batch-size, --limit-train)"
+                f"lower --dim, or give more {more}"
             )
 
 

@@ -428,6 +428,7 @@ def test_a_blind_answer_of_several_images_is_a_set_in_the_best_order(tmp_path):
         ("decoy", {}, 1),
         ("decoy, set", {"dim": 8}, 8),
         ("packed", {"dim": 8, "group": "packed"}, 8),
+        ("packed, by direction", {"dim": 8, "group": "packed"}, 1),
     ):
         attacker, whole = make_attacker(tmp_path / name, **settings)
         judge = scoring.Scoring(attacker, whole.test)
@@ -441,6 +442,7 @@ def test_a_blind_answer_of_several_images_is_a_set_in_the_best_order(tmp_path):
                 assert group.sort().values.tolist() == list(range(8))
         assert every.min(dim=1).values.max() < 1e-2  # of rounding
     assert psnr["decoy, set"] > psnr["packed"] > psnr["decoy"] + 0.5
+    assert psnr["packed, by direction"] == psnr["decoy"]
 
 
 def test_a_blind_set_is_worth_what_it_is_matched_for(tmp_path):

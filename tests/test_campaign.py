@@ -142,6 +142,9 @@ def test_a_control_that_is_rotated_is_refused_before_anything_runs(tmp_path, mon
     lines.append(f"attack.py all --victim {tmp_path / 'a'} --control {tmp_path / 'b'}")
     assert start(monkeypatch, lines) == 2
     assert "is protected itself (complex d=2 decoy)" in capsys.readouterr().err
+    lines[-1] = lines[-1].replace(str(tmp_path / "b"), str(tmp_path / "c"))
+    assert start(monkeypatch, lines) == 2
+    assert f"{tmp_path / 'c'} is no run" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

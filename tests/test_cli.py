@@ -341,7 +341,12 @@ def test_help_names_every_flag(command, capsys):
         (["--device", "quantum"], "device 'quantum' is not available here"),
         (["--groups", "colours"], "built-in groupings of digits: parity"),
         (["--limit-train", "1"], "limit_train must be at least 2"),
-        (["--lr", "nan"], "lr must be a finite number"),
+        (["--resize", "4000"], "resize applies to folder, celeba, cub200 only, not to digits"),
+        (
+            ["--dim", "200", "--batch-size", "999"],
+            "the validation set has 144: lower --dim, or give",
+        ),
+        (["--lr", "nan"], "error: lr must be a finite number"),
         (["--seed", "-1"], "seed must be at least 0"),
         (["--output-dir", "/proc/nowhere"], "cannot write to"),
         (["--dim", "200", "--batch-size", "64"], "groups of 200 need at least 200 images"),
@@ -409,6 +414,10 @@ def test_attacks_that_make_no_sense_are_refused(tmp_path, runs, capsys):
     assert "train it with --groups" in capsys.readouterr().err
     assert attack("inversion", "--victim", runs / "complex", "--control", plain) == 2
     assert "another task" in capsys.readouterr().err
+    assert attack("angle", "--victim", runs / "complex", "--auxiliary-limit", 10) == 2
+    told = capsys.readouterr().err
+    assert "groups of 2 need 2 validation images or more, and there are 1" in told
+    assert "give the attacker more (--auxiliary, --auxiliary-limit)" in told
     assert attack("angle", "--victim", tmp_path / "nowhere") == 2
 
 

@@ -96,6 +96,20 @@ def test_runs_that_were_trained_otherwise_do_not_share_a_line(runs):
     assert usual["complex d=2 decoy"].startswith("12.00 ± 2.00 [")
 
 
+def test_decoys_of_early_versions_and_from_blocks_do_not_share_a_line(runs):
+    """Which is hidden in no label; networks without decoys stand beside both."""
+    from complexnn.config import DataConfig
+
+    data = DataConfig(dataset="cifar10")
+    rows_of(runs / "early", net=CIFAR | {"counterparts": "batch"}, data=data, error=0.3)
+    errors = published.tables([runs])[0]
+    source = "ours: all images, 20 epochs --counterparts"
+    for how, expected in (("blocks", "12.00 ± 2.00 ["), ("batch", "30.00 [")):
+        line = find(errors, "resnet20-alpha", "cifar10", f"{source} {how}")
+        assert line["complex d=2 decoy"].startswith(expected)
+        assert line["additional"].startswith("9.00 [")
+
+
 def test_attacks_in_another_folder_find_their_victim(runs, tmp_path):
     row = {
         "name": "inversion dec(x)", "victim": "additional-0", "config": {}, "seconds": 1.0,

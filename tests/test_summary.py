@@ -126,6 +126,10 @@ def test_the_tables_are_put_between_the_marks(runs, tmp_path, capsys):
     assert cli.run(report.main, ["summary", str(runs), "--into", str(page)]) == 2
     assert page.read_text() == "no marks\n"
     assert cli.run(report.main, ["tables", str(runs), "--into", str(page)]) == 2
+    capsys.readouterr()
+    assert cli.run(report.main, ["summary", str(runs), "--into", str(tmp_path / "no.md")]) == 2
+    assert "there is no page" in capsys.readouterr().err
+    assert not (tmp_path / "no.md").exists()
 
 
 def test_the_frontier_sets_use_against_leakage(runs, tmp_path, capsys):

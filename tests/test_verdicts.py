@@ -409,6 +409,9 @@ def test_an_evaluation_that_leaks_is_flagged(truth, flagged):
     others = {"angle_error": centre + 0.9 * torch.randn(1, 200)}
     measured = {"angle_error": numbers(0.1, chance=1.5708)}
     assert bool(suite._flags({}, attack, measured, others)) == flagged
+    # Two groups say nothing, and so no more than that they are two.
+    two = torch.arange(200).view(1, -1) // 100
+    assert len(suite._flags({}, attack, measured, others, two)) == 1
 
 
 @pytest.mark.parametrize("name", ["property features", "inversion dec(x)", "angle ica"])

@@ -140,15 +140,15 @@ def check(
             f"no attack has {config.only!r} in its name; there are: {', '.join(names)}"
         )
     dim = together(net)
-    for what, images, least in (
-        ("training", own[0], dim),
-        ("validation", own[1], dim),
-        ("test", dataset.test, 2 * dim),  # a wrong key is another group's
+    for what, images, least, advice in (
+        ("training", own[0], dim, "give the attacker more (--auxiliary, --auxiliary-limit)"),
+        ("validation", own[1], dim, "give the attacker more (--auxiliary, --auxiliary-limit)"),
+        ("test", dataset.test, 2 * dim, "use more images"),  # a wrong key is another group's
     ):
         if len(images) < least:
             raise InputError(
-                f"attacks on groups of {dim} need {least} {what} images or more, {dataset.name} "
-                f"has {len(images)}: attack a network of smaller --dim, or use more images"
+                f"attacks on groups of {dim} need {least} {what} images or more, and there are "
+                f"{len(images)}: attack a network of smaller --dim, or {advice}"
             )
 
 
@@ -376,14 +376,15 @@ def _flags(
     """What an attack, or its evaluation, shows of being broken; ``others`` are the measures on
     other queries' truth, ``(draws, images)``."""
     found = []
-    if groups is not None and _count(groups) < min(GROUPS, groups.shape[1]):
+    few = groups is not None and _count(groups) < min(GROUPS, groups.shape[1])
+    if few:
         found.append(f"{_count(groups)} groups judged: too few for an interval")
     for name in (*attack.needs, attack.name.replace("property ", "property_")):
         file = FILES.get(name, name)
         if file in logs:
             found += [f"{file}: {flag}" for flag in logs[file].flags()]
     for name in NEGATIVE_CONTROLS:
-        if name not in others:
+        if few or name not in others:  # a leak is told by an interval
             continue
         blind = measured[name].get("chance", measured[name].get("floor"))
         low, high = interval(name, others[name], groups)
