@@ -6,7 +6,6 @@ import dataclasses
 import gzip
 import json
 import math
-import pickle
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +25,8 @@ from complexnn.images import Augmentation, Dataset, ImageSet
 SPLIT_SEED = 0  # validation images, subsets and digits' test images are the same in every run
 VALIDATION_SHARE = 0.1
 MEMORY_LIMIT = 2 << 30  # bytes of pixels per split; larger sets are decoded on the fly
+# What torchvision raises without a connection and, from OSError on, makes of files that were cut.
+CANNOT_READ = (URLError, RuntimeError, OSError, ValueError, TypeError, EOFError, AssertionError)
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
@@ -187,9 +188,7 @@ def _download(cls: type, root: Path) -> list:
     """Training and test set of a torchvision class, downloaded if they are not there."""
     try:
         return [cls(root, train=train, download=True) for train in (True, False)]
-    # The last five are what torchvision makes of files that were cut.
-    except (URLError, OSError, RuntimeError, ValueError, TypeError, EOFError, AssertionError,
-            pickle.UnpicklingError) as error:  # fmt: skip
+    except CANNOT_READ as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"{cls.__name__} is not in {root} and could not be downloaded ({reason}): put its "
