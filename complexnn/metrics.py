@@ -159,7 +159,8 @@ def share_interval(share: float, count: float) -> tuple[float, float]:
         / (1 + _Z * _Z / count)
         * math.sqrt(share * (1 - share) / count + _Z * _Z / (4 * count * count))
     )
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At 0 and 1 an end is the share itself, which rounding may miss on either side.
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
 def share_interval_of(

@@ -133,3 +133,10 @@ def test_intervals_of_few_values_are_wide_enough():
 def test_share_interval_stays_in_bounds():
     assert metrics.share_interval(0.0, 50)[0] == 0
     assert metrics.share_interval(1.0, 50)[1] == 1
+
+
+@pytest.mark.parametrize("count", [1, 8, 100, 499, 1000, 2000, 10_000])
+def test_a_share_lies_in_its_own_interval_whatever_the_rounding(count):
+    for hits in {0, 1, count // 3, count - 1, count}:
+        low, high = metrics.share_interval(hits / count, count)
+        assert 0 <= low <= hits / count <= high <= 1
