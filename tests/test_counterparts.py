@@ -242,6 +242,17 @@ def test_a_pool_counts_copies_once_and_never_gives_a_copy_of_a_query():
         net.encode(pictures(1), pool=pool)
 
 
+def test_a_query_that_stood_beside_another_is_refused():
+    net, others = small(), pictures(2, seed=1)
+    pool = complexnn.Pool(others)
+    net.encode(pictures(1), pool=pool)
+    drawn = [i for i in range(2) if i not in pool._left.values()]
+    with pytest.raises(complexnn.InputError, match="query 1 is a copy of an image that stood"):
+        net.encode(torch.cat([pictures(1, seed=2), others[drawn]]), pool=pool)
+    assert len(pool) == 1
+    net.encode(pictures(1, seed=2), pool=pool)
+
+
 def test_a_pool_of_copies_of_the_query_refuses_and_keeps_them():
     pool = complexnn.Pool(pictures(1))
     with pytest.raises(complexnn.InputError, match="has 0 left that are no copies"):

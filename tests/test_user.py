@@ -50,8 +50,11 @@ def test_attackers_batches_follow_the_groups(tmp_path, settings):
         assert attacker.best_key_attack in attacker.key_attacks
 
 
-@pytest.mark.parametrize("settings", [{"kind": "additional"}, {}, PACKED])
-def test_every_draw_sends_every_image_once(tmp_path, settings):
+@pytest.mark.parametrize(
+    ("settings", "share"),
+    [({"kind": "additional"}, 1), ({"counterparts": "batch"}, 1), ({}, 2), (PACKED, 8)],
+)
+def test_every_draw_sends_every_image_once(tmp_path, settings, share):
     attacker, whole = make_attacker(tmp_path, **settings)
     user, rows = make_user(attacker, whole), []
     for draw in range(2):
@@ -63,10 +66,11 @@ def test_every_draw_sends_every_image_once(tmp_path, settings):
         rows.append((index, torch.cat([truth.clusters for truth in sent])))
     (first, groups), (second, others) = rows
     assert torch.equal(first, torch.arange(360))
+    for clusters in (groups, others):  # of closed blocks and packed groups, all members
+        assert (clusters.bincount()[clusters] == share).all()
     if attacker.victim.queries == 1:
         assert torch.equal(second, first)
-        sizes = groups.bincount()[groups]  # closed blocks of decoys; without a key, each its own
-        assert (sizes == together(attacker.victim)).all()
+        assert torch.equal(groups, first) == (share == 1)
         return
     # Who shares a key changes, not the key alone; and clusters are who shares one.
     both = torch.zeros(360, 360)
@@ -192,12 +196,11 @@ def test_groups_that_no_data_could_fill_are_refused(tmp_path):
         images = {"validation": whole.train.subset(few)}
         images["test"] = whole.test.subset(torch.arange(340))
         data = dataclasses.replace(whole, **images)
-        own = data.train, data.validation
         if refused is None:
-            suite.check(attacker.config, net, data, own)
+            suite.check(attacker.config, net, data, (data.train, data.validation))
             continue
         with pytest.raises(InputError, match=refused):
-            suite.check(attacker.config, net, data, own)
+            suite.check(attacker.config, net, data, (data.train, data.validation))
 
 
 def test_nothing_is_written_for_an_attack_that_is_refused(tmp_path, trained_run):

@@ -17,8 +17,8 @@ class Pool:
 
     Two groups that hold the same image have spans that meet in exactly its feature. So make one
     pool of the images, and pass it to every call of ``encode``. What was drawn, or sent as a query
-    beside the pool, is never drawn again; copies of an image count as that image. The pool does not
-    know what was sent without it.
+    beside the pool, is never drawn again, and a query that was drawn before is refused; copies of
+    an image count as that image. The pool does not know what was sent without it.
 
     Args:
         images: ``(N, C, H, W)``, pixels in [0, 1]. They stay where they are and are not copied.
@@ -36,6 +36,7 @@ class Pool:
         self._left: dict[bytes, int] = {}
         for place, content in enumerate(contents(images)):
             self._left.setdefault(content, place)
+        self._drawn: set[bytes] = set()
 
     def __len__(self) -> int:
         """How many images are left."""
@@ -53,14 +54,22 @@ class Pool:
         Nothing is used up before :meth:`use`.
 
         Raises:
-            InputError: too few are left, or they have another size than the queries.
+            InputError: too few are left, they have another size than the queries, or one of these
+                was drawn before.
         """
         if self._images.shape[1:] != queries.shape[1:]:
             raise InputError(
                 f"the pool's images are {tuple(self._images.shape[1:])}, the queries "
                 f"{tuple(queries.shape[1:])}: give both one size"
             )
-        sent = set(contents(queries))
+        asked = contents(queries)
+        known = next((place for place, c in enumerate(asked) if c in self._drawn), None)
+        if known is not None:
+            raise InputError(
+                f"query {known} is a copy of an image that stood beside an earlier one, and both "
+                "groups together would give it away: leave it out, or make the Pool of other images"
+            )
+        sent = set(asked)
         free = torch.tensor([p for content, p in self._left.items() if content not in sent])
         if len(free) < need:
             raise InputError(
@@ -77,6 +86,7 @@ class Pool:
     def use(self, places: Tensor, queries: Tensor) -> None:
         """Never again draw the images at these places, nor copies of the queries."""
         gone, sent = set(places.tolist()), set(contents(queries))
+        self._drawn |= {c for c, p in self._left.items() if p in gone}
         self._left = {c: p for c, p in self._left.items() if p not in gone and c not in sent}
 
 
