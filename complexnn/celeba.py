@@ -35,21 +35,7 @@ def read_celeba(
         InputError: a missing folder or list, no image at all, or lists that do not fit each other.
     """
     folder = root / FOLDER if (root / FOLDER).is_dir() else root
-    missing = [n for n in (ATTRIBUTES, PARTITION, IMAGES) if not (folder / n).exists()]
-    archive = folder / f"{IMAGES}.zip"
-    if missing == [IMAGES] and archive.is_file():
-        if not zipfile.is_zipfile(archive):
-            raise InputError(
-                f"{archive} is no zip archive: it was cut, or is a web page saved under that name; "
-                "delete it and download it again"
-            )
-        raise InputError(f"unpack {archive} beside itself")
-    if missing:
-        raise InputError(
-            f"no CelebA in {root} (missing {', '.join(missing)}): put the official files into "
-            f"{root / FOLDER}, as torchvision.datasets.CelebA(download=True) does, or give "
-            "--data-dir"
-        )
+    _check_there(folder, root)
     names, attributes = _read_attributes(folder / ATTRIBUTES)
     partition = _read_partition(folder / PARTITION)
     if attributes.keys() != partition.keys():
@@ -79,6 +65,25 @@ def read_celeba(
         return source, torch.tensor([attributes[name] for name in chosen])
 
     return (part("0", "training"), part("1", "validation"), part("2", "test")), names, len(absent)
+
+
+def _check_there(folder: Path, root: Path) -> None:
+    """Refuse a folder that lacks a list or the images, with what to do about it."""
+    missing = [n for n in (ATTRIBUTES, PARTITION, IMAGES) if not (folder / n).exists()]
+    archive = folder / f"{IMAGES}.zip"
+    if missing == [IMAGES] and archive.is_file():
+        if not zipfile.is_zipfile(archive):
+            raise InputError(
+                f"{archive} is no zip archive: it was cut, or is a web page saved under that name; "
+                "delete it and download it again"
+            )
+        raise InputError(f"unpack {archive} beside itself")
+    if missing:
+        raise InputError(
+            f"no CelebA in {root} (missing {', '.join(missing)}): put the official files into "
+            f"{root / FOLDER}, as torchvision.datasets.CelebA(download=True) does, or give "
+            "--data-dir"
+        )
 
 
 def _read_attributes(path: Path) -> tuple[tuple[str, ...], dict[str, list[bool]]]:

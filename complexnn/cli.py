@@ -49,6 +49,7 @@ log = logging.getLogger("complexnn")
 OWN_FILES = ("config.json", "model.safetensors", "log.jsonl", "results.jsonl", "state")
 # What attacks put beside it, which goes with the run that they attacked.
 MADE_OF_IT = ("attackers", "control", "examples", "report.html")
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 def _keep_memory() -> None:
@@ -90,7 +91,7 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
     except BrokenPipeError:
         return _hung_up()
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in UNWRITABLE:
             raise
         again = "go on with --resume" if main is train_main else "start the command again"
         _say(f"error: {error}: make room or mend the permissions, then {again}")
