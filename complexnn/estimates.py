@@ -15,9 +15,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from complexnn.attacks import dss, inversion, keys, roster
+from complexnn.attacks.whitening import in_full
 from complexnn.config import AttackConfig, Budget, NetConfig, TrainConfig
 from complexnn.networks.anatomy import dissect
-from complexnn.networks.attackers import PropertyClassifier
+from complexnn.networks.attackers import FeatureDenoiser, PropertyClassifier
 from complexnn.networks.modules import Critic
 from complexnn.networks.registry import build, topology
 
@@ -69,6 +70,8 @@ def attacking(config: AttackConfig, net: NetConfig, *, hidden: bool) -> tuple[fl
     passes = {name: _pass(*networks[name]) for name in sorted(_trained(attacks, net))}
     seen = spend.steps * config.batch_size  # images that train one network
     flops = sum(seen * (BACKWARD * cost + encoder) for cost, _ in passes.values())
+    if "separator" in passes and in_full(topology(net).released):
+        flops += (dss.PACE - 1) * seen * (BACKWARD * passes["separator"][0] + encoder)
     if "substitute_decoder" in passes:  # for a substitute, which is trained first
         flops += seen * BACKWARD * sum(counted.flops.values())
     for attack in attacks:
@@ -109,6 +112,10 @@ def _networks(
 
     single = partial(inversion.make_feature_decoder, net, released, width=width), one, 1
     of_images = classifier(net.in_channels), (1, net.in_channels, *net.image_size), 1
+    separator = single
+    if in_full(released):
+        features = round(config.capacity * dss.WIDTH)
+        separator = partial(dss.make_feature_denoiser, released, width=max(1, features)), one, 1
     regressor = partial(keys.make_regressor, net, released)
     return {
         "released_decoder": (decoder(queries), every, queries),
@@ -116,6 +123,7 @@ def _networks(
         "set_decoder": (decoder(net.dim), every, queries),
         "feature_decoder": single,
         "denoiser": single,
+        "separator": separator,
         "regressor": (regressor, (1, parts, *released), queries),
         "judge": (partial(Critic, channels, tuple(size)), (3, *released), 1),
         "property images": of_images,
@@ -130,8 +138,9 @@ def _pass(make: Callable[[], nn.Module], shown: Shape, queries: int) -> tuple[fl
     """FLOPs of one pass for one query, and megabytes of weights."""
     with torch.device("meta"):
         model = make().eval()
+        told = (torch.empty(1),) if isinstance(model, FeatureDenoiser) else ()
         with FlopCounterMode(display=False) as counter:
-            model(torch.empty(shown))
+            model(torch.empty(shown), *told)
     return counter.get_total_flops() / queries, 4e-6 * sum(p.numel() for p in model.parameters())
 
 
@@ -147,8 +156,9 @@ def _answer(
         return BACKWARD * (1 + spend.restarts) * spend.iterations * encoder
     if "dss" in attack.name and attack.family != "property":
         views = net.parts / net.queries  # all of a group's, for each of its queries
-        again = (1 + spend.restarts) * (dss.ITERATIONS + 2)
-        return views * again * (passes["denoiser"][0] + encoder)
-    if attack.family == "intersection" or "mean" in attack.name:
+        again = (1 + spend.restarts) * (dss.ITERATIONS + 1)
+        each = passes["separator"][0] + (0 if in_full(topology(net).released) else encoder)
+        return views * again * each
+    if attack.family == "intersection" or "mean a*" in attack.name:
         return spend.repeats * encoder
     return encoder + sum(passes[name][0] for name in attack.needs if name in passes)

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from complexnn import checkpoint
-from complexnn.attacks import dss, inference, intersection, inversion, keys
+from complexnn.attacks import dss, inference, intersection, inversion, keys, whitening
 from complexnn.attacks.fitting import FitLog, Knowledge, Observation, View
 from complexnn.config import AttackConfig, NetConfig
 from complexnn.images import Dataset
@@ -26,7 +26,7 @@ _NAMES = (
     "angle", "dec_x", "dec_a", "property_features", "property_reconstructions", "property_images",
     "neighbours", "judge", "statistics", "dec_set", "substitute", "dec_substitute",
     "property_released", "repeats", "choice", "denoiser", "property_dss",
-    "company",
+    "company", "whitening", "separator",
 )  # fmt: skip
 # Under which name a network is kept, where it is not the attribute's.
 FILES = {
@@ -88,6 +88,26 @@ class Attacker:
         )
 
     @cached_property
+    def separator(self) -> nn.Module:
+        """What separates a group's views: a denoiser of white features, or of images where the
+        covariance of features is too large."""
+        if not whitening.in_full(self.released):
+            decoder = self.denoiser
+            self.logs["separator"] = self.logs["denoiser"]
+            return decoder
+        return self._trained(
+            "separator",
+            lambda: dss.make_feature_denoiser(self.released, width=self._wide(dss.WIDTH)),
+            lambda model, rng: dss.fit_feature_denoiser(
+                model, self.whitening, self.knowledge, self.config, rng
+            ),
+        )
+
+    @cached_property
+    def whitening(self) -> whitening.Whitening:
+        return whitening.measure_whitening(self.knowledge, self.rng("whitening"))
+
+    @cached_property
     def statistics(self) -> keys.Statistics:
         return keys.measure_statistics(self.knowledge, self.rng("statistics"))
 
@@ -96,6 +116,7 @@ class Attacker:
         """Every attack on the key, the cheapest first."""
         count = keys.candidates(self.victim)
         found: dict[str, Directions] = {}
+        found["mean"] = self._mean_guess
         if count == 1:
             found["phase"] = lambda x: keys.phase(x, self.statistics)
         found["ica"] = lambda x: keys.ica(x, self.statistics, self.judge, count=count)
@@ -106,14 +127,25 @@ class Attacker:
             found["dss"] = self._separate
         return found
 
+    def _mean_guess(self, released: Tensor) -> Tensor:
+        """What the mean feature alone tells."""
+        count = keys.candidates(self.victim)
+        return whitening.guess(released, self.whitening, members=self.victim.dim, count=count)
+
     def _separate(self, released: Tensor) -> Tensor:
         """Every view of a group, by denoising source separation."""
-        net, starts = self.knowledge.net, 1 + self.config.spend.restarts
-        return dss.separate(
-            released,
-            lambda views: net.features(self.denoiser(views).squeeze(1)),
-            starts=starts,
-        )
+        shared = whitening.shared_direction(released, self.whitening)
+        starts = [
+            whitening.sharing_frames(shared, self.victim.dim, Generator().manual_seed(start))
+            for start in range(1 + self.config.spend.restarts)
+        ]
+        net, model = self.knowledge.net, self.separator
+        if whitening.in_full(self.released):
+            white = self.whitening(released)
+            return dss.separate(
+                white, lambda v, angle: model(v, v.new_full((len(v),), angle)), starts
+            )
+        return dss.separate(released, lambda v, _: net.features(model(v).squeeze(1)), starts)
 
     @torch.no_grad()
     def intersected(self, seen: Observation) -> Tensor:
@@ -132,6 +164,20 @@ class Attacker:
     @cached_property
     def _company(self) -> Generator:
         return self.rng("company")
+
+    @cached_property
+    def blind_angle(self) -> float:
+        """Error of a blind guess of directions: of a random frame or, where that is better, of one
+        that knows the mean feature, measured on the attacker's own images. One vector for one
+        query is compared with the former alone: there the latter is an attack."""
+        blindly = keys.chance(self.victim)
+        if keys.candidates(self.victim) == 1:
+            return blindly
+        found = [
+            keys.errors(self._mean_guess(seen.released), seen.key.directions).flatten()
+            for seen in self.knowledge.held_out(self.config.batch_size)
+        ]
+        return min(blindly, torch.cat(found).mean().item())
 
     @cached_property
     def best_key_attack(self) -> str:

@@ -228,10 +228,12 @@ def blind(scoring: Scoring, family: str) -> dict[str, dict[str, float]]:
     gallery = len(scoring.gallery)
     net = attacker.knowledge.net.config
     if family == "angle":
-        return {"angle_error": {"chance": keys.chance(net)}}
+        return {"angle_error": {"chance": attacker.blind_angle}}
     if family == "intersection":
         releases = attacker.config.spend.repeats
         blindly = keys.chance(net, answers=net.queries)
+        if net.queries > 1:
+            blindly = attacker.blind_angle
         return {"angle_error": {"chance": blindly, "releases": releases}}
     if family == "span":
         return {name: {"chance": 1 / gallery} for name in ("top1", "top1_jpeg")}
