@@ -324,6 +324,7 @@ def attack_main(argv: list[str]) -> None:
             raise InputError(
                 f"control {config.control} was trained on another task than {config.victim}"
             )
+    suite.check(config, victim.config, dataset)
     results.prepare_folder(folder)
     print(f"output: {folder}", flush=True)
     suite.run(config, victim, control, dataset, accelerator.device)

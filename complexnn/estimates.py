@@ -15,7 +15,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from complexnn.attacks import dss, inversion, keys, roster
-from complexnn.attacks.whitening import in_full
 from complexnn.config import AttackConfig, Budget, NetConfig, TrainConfig
 from complexnn.networks.anatomy import dissect
 from complexnn.networks.attackers import FeatureDenoiser, PropertyClassifier
@@ -70,7 +69,7 @@ def attacking(config: AttackConfig, net: NetConfig, *, hidden: bool) -> tuple[fl
     passes = {name: _pass(*networks[name]) for name in sorted(_trained(attacks, net))}
     seen = spend.steps * config.batch_size  # images that train one network
     flops = sum(seen * (BACKWARD * cost + encoder) for cost, _ in passes.values())
-    if "separator" in passes and in_full(topology(net).released):
+    if "separator" in passes and dss.of_features(net):
         flops += (dss.PACE - 1) * seen * (BACKWARD * passes["separator"][0] + encoder)
     if "substitute_decoder" in passes:  # for a substitute, which is trained first
         flops += seen * BACKWARD * sum(counted.flops.values())
@@ -113,7 +112,7 @@ def _networks(
     single = partial(inversion.make_feature_decoder, net, released, width=width), one, 1
     of_images = classifier(net.in_channels), (1, net.in_channels, *net.image_size), 1
     separator = single
-    if in_full(released):
+    if dss.of_features(net):
         features = round(config.capacity * dss.WIDTH)
         separator = partial(dss.make_feature_denoiser, released, width=max(1, features)), one, 1
     regressor = partial(keys.make_regressor, net, released)
@@ -157,7 +156,7 @@ def _answer(
     if "dss" in attack.name and attack.family != "property":
         views = net.parts / net.queries  # all of a group's, for each of its queries
         again = (1 + spend.restarts) * (dss.ITERATIONS + 1)
-        each = passes["separator"][0] + (0 if in_full(topology(net).released) else encoder)
+        each = passes["separator"][0] + (0 if dss.of_features(net) else encoder)
         return views * again * each
     if attack.family == "intersection" or "mean a*" in attack.name:
         return spend.repeats * encoder

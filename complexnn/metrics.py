@@ -11,6 +11,13 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure as _ssim
 
+NO_FLOAT64 = {"mps"}  # types of devices that have no float64
+
+
+def double(x: Tensor) -> Tensor:
+    """``x`` in float64, on the CPU where its device has none."""
+    return x.cpu().double() if x.device.type in NO_FLOAT64 else x.double()
+
 
 def angle_between(estimate: Tensor, truth: Tensor) -> Tensor:
     r"""Angle in [0, π] between unit vectors along the last axis.
@@ -101,14 +108,23 @@ def _centred_distances(x: Tensor) -> Tensor:
     return distances - rows[:, None] - rows + rows.mean()
 
 
-def mean_interval(values: Tensor, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+def mean_interval(
+    values: Tensor, *, groups: Tensor | None = None, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
     """95 % bootstrap interval of the mean of per-sample ``values`` (percentile method).
 
-    Several draws of one image are not independent: average them first.
+    Several draws of one image are not independent: average them first. Nor are samples of one
+    group, ``groups`` naming each sample's: then whole groups are resampled.
     """
     array = values.double().cpu().numpy()
     rng = np.random.default_rng(seed)
-    means = [rng.choice(array, array.size).mean() for _ in range(resamples)]
+    if groups is None:
+        means = [rng.choice(array, array.size).mean() for _ in range(resamples)]
+    else:
+        _, owner = np.unique(groups.cpu().numpy(), return_inverse=True)
+        sums, sizes = np.bincount(owner, array), np.bincount(owner)
+        drawn = rng.integers(len(sizes), size=(resamples, len(sizes)))
+        means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 

@@ -1,9 +1,11 @@
 """Attacks with known answers, and what an attack must never do."""
 
+import ast
 import dataclasses
 import inspect
 import itertools
 import math
+import typing
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,6 @@ from complexnn.attacks import attacker as attacker_module
 from complexnn.attacks import (
     fitting,
     intersection,
-    inversion,
     keys,
     optimise,
     roster,
@@ -25,8 +26,11 @@ from complexnn.attacks import (
 )
 from complexnn.attacks.attacker import Attacker
 from complexnn.attacks.fitting import Knowledge, Observation, best_matching, take
+from complexnn.attacks.threat import Answer, Release, Seen
+from complexnn.attacks.user import Truth, User
 from complexnn.config import AttackConfig, DataConfig
 from complexnn.networks.attackers import AngleRegressor, PropertyClassifier, UNet
+from complexnn.networks.split import Key
 
 CPU = torch.device("cpu")
 
@@ -47,13 +51,29 @@ def make_attacker(folder, *, steps=150, budget="quick", encoder=None, **settings
         net.encoder = encoder
     known = Knowledge(net.eval().requires_grad_(False), whole.train, whole.validation, CPU)
     config = AttackConfig(attack="all", victim=Path("none"), budget=budget, steps=steps)
-    return Attacker(known, whole, config, folder, "hash"), whole
+    return Attacker(known, whole.classes, config, folder, "hash"), whole
 
 
 def observe(attacker, whole, count=360, seed=2):
     rng = torch.Generator().manual_seed(seed)
     images = whole.test.subset(torch.arange(count))
     return [attacker.knowledge.observe(b, rng) for b in images.batches(120, CPU)]
+
+
+def make_user(attacker, whole, count=360):
+    known = attacker.knowledge
+    images = whole.test.subset(torch.arange(count))
+    return User(known.net, images, known.train, CPU, attacker.config.seed)
+
+
+def ask(attacker, whole, attack, count=360):
+    """What an attack answers to the victim's queries, in their order, and the truth."""
+    if isinstance(attack, str):
+        (attack,) = (a for a in roster.ROSTER if a.name == attack)
+    times = attacker.config.spend.repeats
+    user = make_user(attacker, whole, count)
+    seen, truth = user.sends_whole(0, count, again=attack.again, times=times)
+    return scoring.in_order(attack.answer(attacker, seen), truth), truth
 
 
 def angle_error(attacker, whole, name, draws=1):
@@ -87,6 +107,7 @@ def test_gaussian_features_keep_their_key(tmp_path, settings):
     blind = keys.chance(attacker.knowledge.net.config)
     for name in attacker.key_attacks:
         draws = 1 if name == "fast-ica" else 4
+        draws *= 4 if settings.get("group") == "packed" else 1  # a fraction of the groups
         error = angle_error(attacker, whole, name, draws=draws)
         assert error == pytest.approx(blind, rel=0.05), name
 
@@ -160,7 +181,8 @@ def test_true_directions_recover_the_features(rng):
     seen = Observation(batch, cF.rotate(parts, rotation), key)
     torch.testing.assert_close(seen.parts, parts, atol=1e-5, rtol=0)
     shuffled = rotation.mT[:, torch.tensor([2, 0, 1])]
-    torch.testing.assert_close(keys.recover(shuffled, seen), parts[:, 0], atol=1e-5, rtol=0)
+    found = keys.in_order(keys.views(seen.released, shuffled), seen)
+    torch.testing.assert_close(found, parts[:, 0], atol=1e-5, rtol=0)
     assert keys.errors(shuffled, key.directions).max() < 1e-3
 
 
@@ -227,8 +249,9 @@ def test_a_query_that_is_a_counterpart_elsewhere_is_no_stranger_there(tmp_path, 
     index = torch.stack([torch.arange(40), torch.arange(40).roll(-1)], dim=1)
     parts = cF.gather_parts(net.features(batch.images), index)
     released, key = net.rotate(complexnn.networks.split.Groups(parts, index, 40), generator=rng)
-    seen = Observation(batch, released, key, torch.arange(40))
-    own, other = scoring.score_span(scoring.Scoring(attacker, images), released, seen)
+    truth = Truth(batch, released, key, torch.arange(40))
+    judge = scoring.Scoring(attacker, images)
+    own, other = scoring.score_span(judge, Answer(released), truth)
     assert own["top1"].mean() == 1
     assert other["share"].min() > 0.9999
     assert other["top1"].max() == 0
@@ -245,10 +268,16 @@ def test_shares_are_those_of_a_least_squares_fit(rng):
     torch.testing.assert_close(paired, got[:, :4].diagonal(), atol=1e-5, rtol=0)
 
 
-def test_ranks_leave_out_who_is_excluded():
+def test_places_leave_out_who_is_excluded_and_break_ties_at_random():
     own, others = torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.5, 0.1], [0.9, 0.4, 0.1]])
     excluded = torch.tensor([[True, False, False], [True, False, False]])
-    assert span.ranks(own, others, excluded).tolist() == [2, 1]  # a tie is no success
+    assert span.placed(own, others, excluded).tolist() == [0.5, 1]
+    assert span.placed(own, others, ~excluded).tolist() == [0, 0]
+    # Scores that are all the same say nothing: 1 of 10 candidates, 5 of 10.
+    same, nobody = torch.zeros(3, 9), torch.zeros(3, 9, dtype=torch.bool)
+    for top in (1, 5, 10):
+        found = span.placed(torch.zeros(3), same, nobody, top)
+        assert found.tolist() == pytest.approx(3 * [top / 10])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -278,12 +307,10 @@ def test_an_identity_encoder_hides_nothing(tmp_path):
             return images.repeat(1, 32, 1, 1)
 
     attacker, whole = make_attacker(tmp_path, steps=300, kind="additional", encoder=Identity())
-    (seen,) = observe(attacker, whole, 120)
-    found = {
-        attack.name: metrics.psnr(attack.answer(attacker, seen), seen.batch.images).mean()
-        for attack in roster.ROSTER
-        if attack.name in ("inversion dec(x)", "inversion optimised with key")
-    }
+    found = {}
+    for name in ("inversion dec(x)", "inversion optimised with key"):
+        answer, truth = ask(attacker, whole, name, 120)
+        found[name] = metrics.psnr(answer, truth.batch.images).mean()
     assert found["inversion dec(x)"] >= 22  # after 300 steps only
     assert found["inversion optimised with key"] >= 35
 
@@ -302,9 +329,8 @@ def test_optimisation_explains_the_release_with_and_without_a_key(tmp_path):
 
 def test_an_unprotected_network_is_inverted(tmp_path):
     attacker, whole = make_attacker(tmp_path, steps=300, kind="additional")
-    seen = observe(attacker, whole)
-    images = torch.cat([s.batch.images for s in seen])
-    guess = torch.cat([inversion.decoded(attacker.released_decoder, s) for s in seen])
+    guess, truth = ask(attacker, whole, "inversion dec(x)")
+    images = truth.batch.images
     blind = whole.train.pixels.float().mean(0) / 255
     floor = metrics.rmse(blind.expand_as(guess), images).mean()
     assert metrics.rmse(guess, images).mean() < 0.5 * floor
@@ -312,21 +338,58 @@ def test_an_unprotected_network_is_inverted(tmp_path):
 
 def test_averaging_queries_averages_noise_away(tmp_path):
     attacker, whole = make_attacker(tmp_path, kind="noisy", gamma=1.0)
-    (seen,) = observe(attacker, whole, 100)
-    plain = attacker.knowledge.net.features(seen.batch.images)
-    one = (attacker.features(seen) - plain).square().mean()
-    mean = (attacker.mean_features(seen) - plain).square().mean()
+    times = attacker.config.spend.repeats
+    sent = make_user(attacker, whole, 100).sends_whole(0, 100, again="fresh decoys", times=times)
+    seen, truth = sent
+    plain = attacker.knowledge.net.features(truth.batch.images)
+    one = (attacker.features(seen.released).values.squeeze(1) - plain).square().mean()
+    mean = (attacker.mean_features(seen).values.squeeze(1) - plain).square().mean()
     assert mean / one == pytest.approx(1 / attacker.config.spend.repeats, rel=0.05)
 
 
-def test_repeated_queries_share_their_group_or_do_not(tmp_path, rng):
-    attacker, whole = make_attacker(tmp_path)
-    batch = next(whole.test.batches(60, CPU))
-    for same in (True, False):
-        a, b = attacker.knowledge.repeat(batch, 2, rng, same_group=same)
-        assert not torch.equal(a.released, b.released)
-        assert torch.equal(a.key.members, b.key.members) == same
-        torch.testing.assert_close(a.parts[:, 0], b.parts[:, 0], atol=1e-5, rtol=0)
+@pytest.mark.parametrize("settings", [{"dim": 3}, {"dim": 4, "group": "packed"}])
+@pytest.mark.parametrize("again", ["same group", "fresh decoys", "other company"])
+def test_the_attacker_is_told_which_groups_repeat_an_image(tmp_path, again, settings):
+    """And under fresh keys: every query lies in the span of the group that it is said to be in."""
+    attacker, whole = make_attacker(tmp_path, **settings)
+    user = make_user(attacker, whole, 120)
+    (seen, truth), *_ = user.sends(0, 120, again=again, times=3)
+    assert len(seen.again) == 2
+    features = attacker.knowledge.net.features(truth.batch.images)
+    queries = features[truth.key.members[:, : truth.key.directions.shape[1]]]
+    company = features[truth.key.members].flatten(0, 1)
+    for released, place in seen.again:
+        groups, count = place.shape
+        there = released[place.flatten()]
+        own = span.own_shares(there, queries.flatten(0, 1))
+        assert own.shape == (groups * count,)
+        assert own.min() > 0.9999
+        assert not torch.equal(released, seen.released)
+        if again == "same group":
+            every = span.own_shares(released.repeat_interleave(settings["dim"], dim=0), company)
+            assert every.min() > 0.9999
+
+
+@pytest.mark.parametrize("settings", [{"dim": 3}, {"dim": 4, "group": "packed"}])
+def test_an_average_puts_together_what_belongs_together(tmp_path, monkeypatch, settings):
+    """An attack on the key that is right but for order, which differs each time."""
+    attacker, whole = make_attacker(tmp_path, **settings)
+    user = make_user(attacker, whole, 60)
+    seen, truth = user.sends_whole(0, 60, again="same group", times=4)
+    features = attacker.knowledge.net.features(truth.batch.images)
+    parts = features[truth.key.members]
+    rng = torch.Generator().manual_seed(0)
+
+    def shuffled(released):
+        flat = released.flatten(2)
+        rows = parts.flatten(2) @ torch.linalg.pinv(flat)
+        order = torch.rand(rows.shape[:2], generator=rng).argsort(dim=1)
+        return take(rows, order)
+
+    attacker.__dict__["key_attacks"] = {"oracle": shuffled}
+    attacker.__dict__["best_key_attack"] = "oracle"
+    found = keys.in_order(attacker.mean_features(seen), truth)
+    torch.testing.assert_close(found, features, atol=1e-3, rtol=1e-3)
 
 
 # -------------------------------------------------------------------- known answers: properties
@@ -336,11 +399,8 @@ def test_an_unprotected_network_shows_the_hidden_property(tmp_path):
     attacker, whole = make_attacker(tmp_path, kind="additional")
     for attack in roster.ROSTER:
         if attack.family == "property" and roster.applicable(attack, attacker.knowledge.net.config):
-            wrong = [
-                attack.answer(attacker, seen).argmax(1) != seen.batch.classes
-                for seen in observe(attacker, whole)
-            ]
-            assert torch.cat(wrong).float().mean() < 0.2, attack.name
+            answer, truth = ask(attacker, whole, attack)
+            assert (answer.argmax(1) != truth.batch.classes).float().mean() < 0.2, attack.name
 
 
 def test_true_positive_rate_at_one_percent_of_false_positives():
@@ -360,52 +420,74 @@ def test_true_positive_rate_at_one_percent_of_false_positives():
 # ---------------------------------------------------------------------- what must never happen
 
 
-def test_the_blind_answer_to_a_packed_group_is_a_set_in_the_best_order(tmp_path):
+def test_a_blind_answer_of_several_images_is_a_set_in_the_best_order(tmp_path):
     """A set gains from the assignment alone, so that a floor of one image would flatter attacks."""
     psnr = {}
-    for name, settings in (("decoy", {}), ("packed", {"dim": 8, "group": "packed"})):
+    for name, settings, answers in (
+        ("decoy", {}, 1),
+        ("decoy, set", {"dim": 8}, 8),
+        ("packed", {"dim": 8, "group": "packed"}, 8),
+    ):
         attacker, whole = make_attacker(tmp_path / name, **settings)
         judge = scoring.Scoring(attacker, whole.test)
         (seen,) = observe(attacker, whole, 120)
-        guess = judge.guess(seen)
+        guess = judge.guess(seen, answers)
         assert guess.shape == seen.batch.images.shape
         psnr[name] = metrics.psnr(guess, seen.batch.images).mean().item()
-        if name == "decoy":
-            assert torch.equal(guess, judge.mean_image.expand_as(guess))
-            continue
-        for group in guess.unflatten(0, (15, 8)):  # each image of the book once
-            matched = torch.cdist(group.flatten(1), judge.codebook.flatten(1)).argmin(dim=1)
-            assert matched.sort().values.tolist() == list(range(8))
-    assert psnr["packed"] > psnr["decoy"] + 0.5
+        every = torch.cdist(guess.flatten(1), judge.codebook(answers).flatten(1))
+        if name == "packed":  # each image of the book once
+            for group in every.argmin(dim=1).unflatten(0, (15, 8)):
+                assert group.sort().values.tolist() == list(range(8))
+        assert every.min(dim=1).values.max() < 1e-2  # of rounding
+    assert psnr["decoy, set"] > psnr["packed"] > psnr["decoy"] + 0.5
+
+
+def test_a_blind_set_is_worth_what_it_is_matched_for(tmp_path):
+    """An attack that returns the blind images is at its own floor, however many it returns."""
+    attacker, whole = make_attacker(tmp_path, dim=4)
+    judge = scoring.Scoring(attacker, whole.test)
+    seen, truth = make_user(attacker, whole, 80).sends_whole(0, 80)
+    for count in (1, 4):
+        book = judge.codebook(count)
+        answer = Answer(book.expand(len(seen.released), *book.shape))
+        assert scoring.choices(answer) == count
+        assert torch.equal(scoring.in_order(answer, truth), judge.guess(truth, count))
 
 
 NOISE = {"dim": 3, "group": "packed", "gaussian_decoys": 2}
 
 
 def test_every_attack_answers_for_every_kind_of_group(tmp_path):
-    """100 queries are no multiple of 3; nothing of the victim changes."""
+    """With sets for groups and with nothing of the victim changed."""
     for number, settings in enumerate(
         ({"kind": "additional"}, {}, {"dim": 3}, {"dim": 3, "group": "packed"}, NOISE)
     ):
         attacker, whole = make_attacker(tmp_path / str(number), steps=2, **settings)
         before = {k: v.clone() for k, v in attacker.knowledge.net.state_dict().items()}
-        (seen,) = observe(attacker, whole, 100)
-        families = set()
+        net, families = attacker.victim, set()
+        user = make_user(attacker, whole, 24)
         for attack in roster.ROSTER:
-            if roster.applicable(attack, attacker.knowledge.net.config):
-                families.add(attack.family)
-                answer = attack.answer(attacker, seen)
-                assert torch.isfinite(answer).all(), attack.name
-                if attack.family == "inversion":
-                    assert answer.shape == (100, 1, 8, 8), attack.name
-                elif attack.family == "property":
-                    assert answer.shape == (100, 10), attack.name
-                elif attack.family == "angle":
-                    wanted = keys.candidates(attacker.knowledge.net.config)
-                    parts = attacker.knowledge.net.config.parts
-                    assert answer.shape == (len(seen.released), wanted, parts), attack.name
-                elif attack.family == "intersection":
-                    assert answer.shape == seen.key.directions.shape
+            if not roster.applicable(attack, net):
+                continue
+            families.add(attack.family)
+            seen, truth = user.sends_whole(0, 24, again=attack.again, times=2)
+            answer = attack.answer(attacker, seen)
+            assert torch.isfinite(answer.values).all(), attack.name
+            groups, answers, *shape = answer.values.shape
+            assert groups == len(seen.released)
+            assert answers >= net.queries, attack.name
+            if answer.shown_by is not None:
+                assert answer.shown_by.shape == (groups, answers, net.parts), attack.name
+            if attack.family == "inversion":
+                assert shape == [1, 8, 8], attack.name
+                assert scoring.in_order(answer, truth).shape == (24, 1, 8, 8)
+            elif attack.family == "property":
+                assert shape == [10], attack.name
+                assert answers == 1 or answer.shown_by is not None, attack.name
+            elif attack.family == "angle":
+                assert [answers, *shape] == [keys.candidates(net), net.parts], attack.name
+            elif attack.family == "intersection":
+                assert [answers, *shape] == [net.queries, net.parts]
         assert families >= {"span", "inversion", "property"}
         after = attacker.knowledge.net.state_dict()
         assert all(torch.equal(before[k], v) for k, v in after.items())
@@ -428,6 +510,40 @@ def test_attackers_are_trained_on_no_test_image(tmp_path):
     assert not (set(overlap) & (tests - twins))
 
 
+def types_in(hint):
+    """The classes that a type is made of, those of fields included."""
+    inner = hint if isinstance(hint, list) else typing.get_args(hint)
+    if inner:
+        return set().union(*map(types_in, inner))
+    if hint is Ellipsis or not hasattr(hint, "__annotations__") or hint is torch.Tensor:
+        return {hint}
+    return set().union(*map(types_in, typing.get_type_hints(hint).values()))
+
+
+def test_an_attack_is_a_function_of_what_was_released():
+    """What an attack is given is made of tensors, none of them the truth's: the threat model."""
+    assert types_in(Seen) <= {torch.Tensor, Ellipsis}
+    assert {f.name for f in dataclasses.fields(Seen)} == {"released", "again"}
+    assert set(Release._fields) == {"released", "place"}
+    for attack in roster.ROSTER:
+        function = getattr(attack.answer, "func", attack.answer)
+        hints = typing.get_type_hints(function)
+        given = {hints[name] for name in inspect.signature(function).parameters}
+        assert given <= {Attacker, Seen, str, int, bool}, attack.name
+        assert hints["return"] is Answer, attack.name
+
+
+def test_the_attackers_modules_cannot_reach_the_truth():
+    folder = Path(roster.__file__).parent
+    for path in folder.glob("*.py"):
+        if path.stem in ("user", "scoring", "suite"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                names = {node.module.split(".")[-1], *(alias.name for alias in node.names)}
+                assert not names & {"user", "scoring", "suite", "Truth"}, path.name
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -440,10 +556,21 @@ def test_attackers_are_trained_on_no_test_image(tmp_path):
         optimise.optimise,
     ],
 )
-def test_an_attack_takes_what_is_released_and_no_key(function):
-    assert not {"key", "keys", "theta", "rotation"} & set(inspect.signature(function).parameters)
+def test_what_attacks_are_made_of_takes_no_key(function):
+    hints = typing.get_type_hints(function)
+    assert not set().union(*map(types_in, hints.values())) & {Key, Observation, Truth}
     for network in (AngleRegressor, UNet, PropertyClassifier):
         assert len(inspect.signature(network.forward).parameters) == 2
+
+
+def test_no_attacker_holds_a_test_image(tmp_path):
+    attacker, whole = make_attacker(tmp_path)
+    tests = whole.test.pixels.data_ptr()
+    held = [*vars(attacker).values(), *vars(attacker.knowledge).values()]
+    sets = [x for x in held if isinstance(x, complexnn.images.ImageSet)]
+    assert len(sets) == 2
+    assert all(x.pixels.data_ptr() != tests for x in sets)
+    assert not any(isinstance(x, complexnn.images.Dataset) for x in held)
 
 
 def test_attackers_are_trained_once(tmp_path, monkeypatch):

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from test_attacks import make_attacker, observe
+from test_attacks import make_attacker, make_user
 
 import complexnn
 from complexnn import functional as cF
-from complexnn.attacks import fitting, intersection, keys, span
+from complexnn.attacks import intersection, keys, span, user
 
 IMAGES = 50
 
@@ -85,11 +85,12 @@ def test_what_repetition_does_not_show(hidden, rng):
     [{}, {"dim": 3}, {"dim": 8, "group": "packed"}, {"dim": 2, "gaussian_decoys": 6}],
 )
 def test_a_network_gives_away_every_image_that_is_sent_again(tmp_path, settings):
-    """100 images are no multiple of 8: a group that was filled up counts, too."""
     attacker, whole = make_attacker(tmp_path, steps=2, **settings)
-    (seen,) = observe(attacker, whole, 100)
+    times = attacker.config.spend.repeats
+    sent = make_user(attacker, whole, 96).sends_whole(0, 96, again="other company", times=times)
+    seen, known = sent
     found = attacker.intersected(seen)
-    truth = seen.key.directions
+    truth = known.key.directions
     assert found.shape == truth.shape
     assert error(found.flatten(0, 1), truth.flatten(0, 1).to(found)).max() < 2e-3
 
@@ -97,8 +98,8 @@ def test_a_network_gives_away_every_image_that_is_sent_again(tmp_path, settings)
 def test_other_company_is_that_of_other_queries(tmp_path, rng):
     attacker, whole = make_attacker(tmp_path, dim=4, group="packed")
     batch = next(whole.test.subset(torch.arange(100)).batches(100, torch.device("cpu")))
-    released, place = attacker.knowledge.elsewhere(batch, rng)
-    assert released.shape[:2] == (fitting.CROWD, 4)
+    released, place = make_user(attacker, whole).elsewhere(batch, rng)
+    assert released.shape[:2] == (user.CROWD, 4)
     before = torch.arange(100) // 4
     together = (place.unsqueeze(0) == place.unsqueeze(1)) & (before == before.unsqueeze(1))
     assert together.sum() - 100 < 20  # of 300 pairs: one in 64 by chance

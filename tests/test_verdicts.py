@@ -176,7 +176,7 @@ def test_an_evaluation_that_leaks_is_flagged(truth, flagged):
 
     attack = next(a for a in roster.ROSTER if a.name == "angle phase")
     centre = 0.8 if flagged else 1.5708
-    others = {"angle_error": centre + 0.9 * torch.randn(200)}
+    others = {"angle_error": centre + 0.9 * torch.randn(1, 200)}
     measured = {"angle_error": numbers(0.1, chance=1.5708)}
     assert bool(suite._flags({}, attack, measured, others)) == flagged
 

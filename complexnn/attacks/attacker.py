@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import zlib
 from collections.abc import Callable
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -13,26 +14,21 @@ from torch import Generator, Tensor, nn
 
 from complexnn import checkpoint
 from complexnn.attacks import dss, inference, intersection, inversion, keys, whitening
-from complexnn.attacks.fitting import FitLog, Knowledge, Observation, View
+from complexnn.attacks.fitting import FitLog, Knowledge, View, best_matching, take
+from complexnn.attacks.threat import Answer, Seen
 from complexnn.config import AttackConfig, NetConfig
-from complexnn.images import Dataset
-from complexnn.networks.attackers import PropertyClassifier
+from complexnn.networks.attackers import PropertyClassifier, UNet
 from complexnn.networks.modules import Critic
 from complexnn.networks.registry import topology
 from complexnn.training import random_for
 
 log = logging.getLogger("complexnn")
-_NAMES = (
-    "angle", "dec_x", "dec_a", "property_features", "property_reconstructions", "property_images",
-    "neighbours", "judge", "statistics", "dec_set", "substitute", "dec_substitute",
-    "property_released", "repeats", "choice", "denoiser", "property_dss",
-    "company", "whitening", "separator",
-)  # fmt: skip
 # Under which name a network is kept, where it is not the attribute's.
 FILES = {
     "regressor": "angle", "released_decoder": "dec_x", "feature_decoder": "dec_a",
     "set_decoder": "dec_set", "substitute_decoder": "dec_substitute",
 }  # fmt: skip
+GUESSES = 8  # blind ones of each of the attacker's own groups
 Directions = Callable[[Tensor], Tensor]  # released -> (G, n, d)
 
 
@@ -41,7 +37,7 @@ class Attacker:
     """The attackers' networks for one victim, each trained once and kept on disk."""
 
     knowledge: Knowledge
-    dataset: Dataset
+    classes: tuple[str, ...]  # names of the hidden classes or attributes
     config: AttackConfig
     folder: Path
     victim_hash: str
@@ -89,9 +85,9 @@ class Attacker:
 
     @cached_property
     def separator(self) -> nn.Module:
-        """What separates a group's views: a denoiser of white features, or of images where the
-        covariance of features is too large."""
-        if not whitening.in_full(self.released):
+        """What separates a group's views: a denoiser of white features, or the decoder of views
+        to images where these are smaller."""
+        if not dss.of_features(self.victim):
             decoder = self.denoiser
             self.logs["separator"] = self.logs["denoiser"]
             return decoder
@@ -115,8 +111,7 @@ class Attacker:
     def key_attacks(self) -> dict[str, Directions]:
         """Every attack on the key, the cheapest first."""
         count = keys.candidates(self.victim)
-        found: dict[str, Directions] = {}
-        found["mean"] = self._mean_guess
+        found: dict[str, Directions] = {"mean": self._mean_guess}
         if count == 1:
             found["phase"] = lambda x: keys.phase(x, self.statistics)
         found["ica"] = lambda x: keys.ica(x, self.statistics, self.judge, count=count)
@@ -130,52 +125,48 @@ class Attacker:
     def _mean_guess(self, released: Tensor) -> Tensor:
         """What the mean feature alone tells."""
         count = keys.candidates(self.victim)
-        return whitening.guess(released, self.whitening, members=self.victim.dim, count=count)
+        return whitening.guess(
+            released, self.whitening, self.rng("guess"), members=self.victim.dim, count=count
+        )
 
     def _separate(self, released: Tensor) -> Tensor:
         """Every view of a group, by denoising source separation."""
         shared = whitening.shared_direction(released, self.whitening)
+        rng = self.rng("starts")
         starts = [
-            whitening.sharing_frames(shared, self.victim.dim, Generator().manual_seed(start))
-            for start in range(1 + self.config.spend.restarts)
+            whitening.sharing_frames(shared, self.victim.dim, rng)
+            for _ in range(1 + self.config.spend.restarts)
         ]
         net, model = self.knowledge.net, self.separator
-        if whitening.in_full(self.released):
+        if dss.of_features(self.victim):
             white = self.whitening(released)
-            return dss.separate(
-                white, lambda v, angle: model(v, v.new_full((len(v),), angle)), starts
-            )
+            denoise = partial(dss.restore, model, self.whitening)
+            return dss.separate(white, denoise, starts, shift=dss.SHIFT)
         return dss.separate(released, lambda v, _: net.features(model(v).squeeze(1)), starts)
 
     @torch.no_grad()
-    def intersected(self, seen: Observation) -> Tensor:
+    def intersected(self, seen: Seen) -> Tensor:
         """The direction of every query, which the user sends several times: ``(G, n, d)``."""
-        count = seen.key.directions.shape[1]
-        members = seen.key.members[:, :count].flatten().cpu()
-        again = [
-            self.knowledge.elsewhere(seen.batch, self._company)
-            for _ in range(self.config.spend.repeats - 1)
-        ]
-        here = seen.released, torch.arange(len(members)) // count
-        rows = intersection.directions(here, [(x, place[members]) for x, place in again])
-        rows = keys.nearest_orthogonal(rows.unflatten(0, (-1, count)))
+        groups, count = seen.again[0].place.shape
+        here = seen.released, torch.arange(groups).repeat_interleave(count)
+        rows = intersection.directions(here, [(x, place.flatten()) for x, place in seen.again])
+        rows = keys.nearest_orthogonal(rows.unflatten(0, (groups, count)))
         return keys.upright(rows, seen.released, self.judge)
 
-    @cached_property
-    def _company(self) -> Generator:
-        return self.rng("company")
-
-    @cached_property
-    def blind_angle(self) -> float:
-        """Error of a blind guess of directions: of a random frame or, where that is better, of one
-        that knows the mean feature, measured on the attacker's own images. One vector for one
-        query is compared with the former alone: there the latter is an attack."""
-        blindly = keys.chance(self.victim)
-        if keys.candidates(self.victim) == 1:
+    @cache  # noqa: B019 - an attacker lives as long as the command
+    def blind_angle(self, answers: int) -> float:
+        """Error of a blind guess of so many directions: of a random frame or, where that is better,
+        of one that knows the mean feature, measured on the attacker's own images. One vector for
+        one query is compared with the former alone: there the latter is an attack."""
+        blindly = keys.chance(self.victim, answers=answers)
+        if answers == 1:
             return blindly
+        rng, own = self.rng("blind"), self.knowledge.held_out(self.config.batch_size)
+        guess = partial(whitening.guess, members=self.victim.dim, count=answers)
         found = [
-            keys.errors(self._mean_guess(seen.released), seen.key.directions).flatten()
-            for seen in self.knowledge.held_out(self.config.batch_size)
+            keys.errors(guess(seen.released, self.whitening, rng), seen.key.directions)
+            for _ in range(GUESSES)
+            for seen in own
         ]
         return min(blindly, torch.cat(found).mean().item())
 
@@ -194,17 +185,13 @@ class Attacker:
         return self._sharpest([self.best_key_attack, "dss"])
 
     def _sharpest(self, names: list[str]) -> str:
-        rng = self.rng("choice")
-        images = self.knowledge.validation.subset(
-            torch.arange(min(64, len(self.knowledge.validation)))
-        )
-        seen = [self.knowledge.observe(b, rng) for b in images.batches(64, self.knowledge.device)]
+        own = self.knowledge.held_out(64, limit=64, generator=self.rng("choice"))
 
         def error(name: str) -> float:
             with torch.no_grad():
                 found = [
                     keys.errors(self.key_attacks[name](s.released), s.key.directions).mean()
-                    for s in seen
+                    for s in own
                 ]
             return torch.stack(found).mean().item()
 
@@ -214,11 +201,18 @@ class Attacker:
         return best
 
     @torch.no_grad()
-    def features(self, seen: Observation) -> Tensor:
-        """a* of every query by the best key attack, in the batch's order."""
+    def features(self, released: Tensor) -> Answer:
+        """a* by the best key attack; without a key, what was released."""
         if not self.rotated:
-            return seen.released.flatten(0, 1)
-        return keys.recover(self.key_attacks[self.best_key_attack](seen.released), seen)
+            return keys.views(released, released.new_ones(len(released), 1, 1))
+        return keys.views(released, self.key_attacks[self.best_key_attack](released))
+
+    @torch.no_grad()
+    def decoded(self, model: nn.Module, views: Answer) -> Answer:
+        """What a network of single maps makes of each view."""
+        made = model(views.values.flatten(0, 1))
+        made = made.squeeze(1) if isinstance(model, UNet) else made
+        return Answer(made.unflatten(0, views.values.shape[:2]), views.shown_by)
 
     # ----------------------------------------------------------------------------- inversion
 
@@ -255,27 +249,26 @@ class Attacker:
             ),
         )
 
-    @torch.no_grad()
-    def reconstructions(self, seen: Observation) -> Tensor:
-        """dec(a*): ``(queries, C, H, W)``."""
-        return self.feature_decoder(self.features(seen)).squeeze(1)
+    def reconstructions(self, released: Tensor) -> Answer:
+        """dec(a*): images ``(G, n, C, H, W)``."""
+        return self.decoded(self.feature_decoder, self.features(released))
+
+    def separated(self, released: Tensor) -> Answer:
+        """What the denoiser makes of the views that it separates: images ``(G, n, C, H, W)``."""
+        found = self.key_attacks["dss"](released)
+        return self.decoded(self.denoiser, keys.views(released, found))
 
     @torch.no_grad()
-    def separated(self, seen: Observation) -> Tensor:
-        """What the denoiser makes of the views that it separates: ``(queries, C, H, W)``."""
-        found = self.key_attacks["dss"](seen.released)
-        return self.denoiser(keys.recover(found, seen)).squeeze(1)
-
-    @torch.no_grad()
-    def mean_features(self, seen: Observation, *, same_group: bool = False) -> Tensor:
-        """a* averaged over repeated queries of the same images."""
-        times = self.config.spend.repeats
-        again = self.knowledge.repeat(seen.batch, times, self._queries, same_group=same_group)
-        return torch.stack([self.features(s) for s in again]).mean(dim=0)
-
-    @cached_property
-    def _queries(self) -> Generator:
-        return self.rng("repeats")
+    def mean_features(self, seen: Seen) -> Answer:
+        """a* averaged over releases of the same images. Each group's views come in an order of
+        their own; those that go together are those that look alike."""
+        mine = self.features(seen.released)
+        total = mine.values
+        for released, place in seen.again:
+            theirs = self.features(released).values[place[:, 0]]
+            pairs = torch.cdist(mine.values.flatten(2), theirs.flatten(2)).square()
+            total = total + take(theirs, best_matching(pairs))
+        return Answer(total / (1 + len(seen.again)), mine.shown_by)
 
     def _released_decoder(self, name: str, knowledge: Knowledge, images: int) -> nn.Module:
         width = self._wide(self.config.spend.width)
@@ -295,37 +288,38 @@ class Attacker:
     def views(self) -> dict[str, View]:
         """What property attackers look at, by name."""
         views = {
-            "images": lambda seen: seen.batch.images,
             "features": self.features,
             "reconstructions": self.reconstructions,
             "dss": self.separated,
         }
         if self.rotated and self.victim.group == "decoy":
-            views["released"] = lambda seen: seen.released.flatten(1, 2)
+            views["released"] = lambda released: Answer(released.flatten(1, 2).unsqueeze(1))
         return views
+
+    def _shown(self, what: str) -> inference.Shown:
+        """What of the attacker's own observations a classifier is trained on."""
+        if what == "images":
+            return inference.as_sent
+        if what == "dss":  # to separate every batch would take days
+            return partial(inference.denoised, denoiser=self.denoiser)
+        return partial(inference.as_seen, view=self.views[what])
 
     @cache  # noqa: B019 - an attacker lives as long as the command
     def classifier(self, what: str) -> nn.Module:
-        """A classifier of the hidden classes, trained on ``what``: a key of :attr:`views`."""
+        """A classifier of the hidden classes, trained on ``what``: images, or a key of
+        :attr:`views`."""
         channels = {
-            "images": self.dataset.shape[0],
-            "reconstructions": self.dataset.shape[0],
-            "dss": self.dataset.shape[0],
             "features": self.released[0],
             "released": self.victim.parts * self.released[0],
-        }[what]
-        shown = partial(inference.as_seen, view=self.views[what])
-        if what == "dss":  # to separate every batch would take days
-            shown = partial(inference.denoised, denoiser=self.denoiser)
+        }.get(what, self.victim.in_channels)
         fit = partial(
-            inference.fit_classifier, shown=shown, knowledge=self.knowledge,
+            inference.fit_classifier, shown=self._shown(what), knowledge=self.knowledge,
             config=self.config, what=f"classifier of {what}",
         )  # fmt: skip
+        width = self._wide(self.config.spend.width)
         return self._trained(
             f"property_{what}",
-            lambda: PropertyClassifier(
-                channels, len(self.dataset.classes), width=self._wide(self.config.spend.width)
-            ),
+            lambda: PropertyClassifier(channels, len(self.classes), width=width),
             lambda model, rng: fit(model, generator=rng),
         )
 
@@ -339,8 +333,8 @@ class Attacker:
         return max(1, round(self.config.capacity * channels))
 
     def rng(self, name: str) -> Generator:
-        """The generator of one attacker: independent of what else is trained."""
-        return random_for("attack", self.config.seed, _NAMES.index(name))
+        """The generator of one attacker: a function of its name, whatever others there are."""
+        return random_for("attack", self.config.seed, zlib.crc32(name.encode()))
 
     def _trained(
         self,

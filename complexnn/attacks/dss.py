@@ -5,19 +5,22 @@ member and the rest of its group, sends a view at an angle φ from a member to t
 makes of all views of a frame U, projected on the span of what was released, becomes the next
 frame, orthonormal again because the rows of a key are, while the angle falls:
 
-.. math:: U \leftarrow \mathrm{polar}\left(M - \tfrac12 \mathrm{diag}(M U^T)\, U\right), \qquad
+.. math:: U \leftarrow \mathrm{polar}\left(M - \kappa\, \mathrm{diag}(M U^T)\, U\right), \qquad
     M = D_\varphi(U X)\, X^T (X X^T)^{-1}, \text{ rows of unit length}.
 
-With tanh for D this is FastICA, whose shift is the derivative's mean in the place of a half of
-what a row keeps of itself.
+With tanh for D this is FastICA, which shifts by the mean derivative in the place of a share κ of
+what each row keeps of itself.
 
-The denoiser is a network of white features, in whose every direction members differ from mixtures
-as much as in every other. For features whose covariance is too large, it is a decoder to images
-and the encoder after it, which knows no angle.
+The denoiser works where there is less to learn. Where features have fewer numbers than images, it
+is a network of white features, in whose every direction members differ from mixtures as much as
+in every other. Where they have more, they fill few of their directions, and whitening would show
+little else than the rest: there it is a decoder to images, the encoder after it, and knows no
+angle.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -29,15 +32,17 @@ from complexnn.adversaries import near_members
 from complexnn.attacks.fitting import FitLog, Knowledge, Observation, fit
 from complexnn.attacks.keys import nearest_orthogonal
 from complexnn.attacks.whitening import Whitening
-from complexnn.config import AttackConfig
+from complexnn.config import AttackConfig, NetConfig
+from complexnn.metrics import double
 from complexnn.networks.attackers import FeatureDenoiser, UNet
+from complexnn.networks.registry import topology
 
 ITERATIONS = 40
 FIRST, LAST = 1.0, 0.3  # supposed angle of a view from its member, first and last, in rad
 WIDEST = 1.5  # furthest view that the denoiser of features learns from
 WIDTH = 64  # channels of the denoiser of features
 PACE = 4  # of its steps take as long as one of a decoder to images
-SHIFT = 0.5  # share of what each row keeps of itself that is taken off
+SHIFT = 0.5  # of a denoiser of features
 
 Denoise = Callable[[Tensor, float], Tensor]  # views (B, C, H, W) and their angle -> features
 
@@ -51,7 +56,7 @@ def near(
     place = torch.arange(dim).expand(groups, dim)
     if seen.key.group == "decoy":
         place = torch.randint(0, dim, (groups, 1), generator=generator)
-    return place, near_members(place, seen.parts.shape[1], generator, widest=widest)
+    return place, near_members(place, seen.released.shape[1], generator, widest=widest)
 
 
 def mixed_views(seen: Observation, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -59,7 +64,7 @@ def mixed_views(seen: Observation, generator: Generator) -> tuple[Tensor, Tensor
     the batch those members are."""
     place, mixing = near(seen, generator)
     members = seen.key.members.gather(1, place.to(seen.key.members.device))
-    return cF.rotate(seen.parts, mixing.to(seen.parts)).flatten(0, 1), members.flatten()
+    return cF.rotate(seen.parts, mixing.to(seen.released)).flatten(0, 1), members.flatten()
 
 
 # ------------------------------------------------------------------------------------ denoisers
@@ -77,6 +82,11 @@ def fit_denoiser(
     return fit(model, loss, knowledge, config, generator, "denoiser of views")
 
 
+def of_features(net: NetConfig) -> bool:
+    """Whether views are denoised as features, since these have fewer numbers than images."""
+    return math.prod(topology(net).released) < net.in_channels * math.prod(net.image_size)
+
+
 def make_feature_denoiser(released: tuple[int, int, int], *, width: int = WIDTH) -> FeatureDenoiser:
     """A fresh denoiser of white features."""
     channels, *size = released
@@ -90,7 +100,9 @@ def fit_feature_denoiser(
     config: AttackConfig,
     generator: Generator,
 ) -> FitLog:
-    r"""Train a network from white views and their angle to the white feature of the member.
+    r"""Train a network from white views and their angle to the white feature of the member, both
+    without what they have along the mean: of a view that is the sum of its weights, of a member
+    the mean itself.
 
     Loss: :math:`\|D(v, \varphi) - a\|^2 / (N \sin^2\varphi)`, which is 1 at every angle for the
     best linear denoiser: small angles count as much as large ones.
@@ -98,7 +110,8 @@ def fit_feature_denoiser(
 
     def loss(model: FeatureDenoiser, seen: Observation) -> Tensor:
         place, mixing = near(seen, generator, widest=WIDEST)
-        white, every = known(seen.parts), torch.arange(len(place)).unsqueeze(1)
+        white = known.without_mean(known(seen.parts))
+        every = torch.arange(len(place)).unsqueeze(1)
         angle = mixing.gather(2, place.unsqueeze(2)).clamp(-1, 1).acos().clamp(min=0.02)
         angle = angle.flatten().to(white)
         views = cF.rotate(white, mixing.to(white)).flatten(0, 1)
@@ -107,6 +120,12 @@ def fit_feature_denoiser(
 
     steps = PACE * config.spend.steps
     return fit(model, loss, knowledge, config, generator, "denoiser of features", steps=steps)
+
+
+def restore(model: FeatureDenoiser, known: Whitening, views: Tensor, angle: float) -> Tensor:
+    """What that network makes of white views at a supposed angle, with the mean of a member."""
+    found = model(known.without_mean(views), views.new_full((len(views),), angle))
+    return found + known.white_mean
 
 
 # ----------------------------------------------------------------------------------- separation
@@ -118,6 +137,7 @@ def separate(
     denoise: Denoise,
     starts: Iterable[Tensor],
     *,
+    shift: float = 0.0,
     iterations: int = ITERATIONS,
 ) -> Tensor:
     """Of the frames that separation ends with, for each group the one whose views the denoiser
@@ -127,6 +147,8 @@ def separate(
         released: ``(G, d, C, H, W)``; white, where the denoiser is for white features.
         denoise: views ``(B, C, H, W)``, and their angle from a member, to features.
         starts: frames ``(G, d, d)`` to start from.
+        shift: share of what each row keeps of itself that is taken off: faster, where the denoiser
+            knows the angle; where it does not, it sends views further than it should, anyway.
         iterations: steps from each, while the angle falls geometrically.
 
     Returns:
@@ -134,7 +156,7 @@ def separate(
     """
     groups, dim = released.shape[:2]
     flat = released.flatten(2)
-    inverse = torch.linalg.pinv((flat @ flat.mT).double(), hermitian=True).to(flat)
+    inverse = torch.linalg.pinv(double(flat @ flat.mT), hermitian=True).to(flat)
 
     def restored(frame: Tensor, angle: float) -> tuple[Tensor, Tensor]:
         """What the denoiser makes of each view, and how far from it, relative to its power."""
@@ -151,7 +173,7 @@ def separate(
             found, _ = restored(frame, angle)
             rows = F.normalize(found @ flat.mT @ inverse, dim=-1)
             own = (rows * frame).sum(dim=-1, keepdim=True)
-            frame = nearest_orthogonal(rows - SHIFT * own * frame)
+            frame = nearest_orthogonal(rows - shift * own * frame)
         change = restored(frame, LAST)[1].mean(dim=1)
         best = torch.where((change < least).view(-1, 1, 1), frame, best)
         least = torch.minimum(change, least)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -14,25 +13,24 @@ from scipy.optimize import linear_sum_assignment
 from torch import Generator, Tensor, nn
 
 from complexnn import functional as cF
-from complexnn.config import AttackConfig
+from complexnn.attacks.threat import Answer
+from complexnn.config import AttackConfig, NetConfig
 from complexnn.images import Batch, ImageSet
 from complexnn.networks.split import Key, SplitNet
 from complexnn.progress import track
 from complexnn.training import weight_groups
 
 log = logging.getLogger("complexnn")
-CROWD = 64  # packed groups among which queries are sent again
 CHECKS = 10  # how often the attacker looks at its own validation images
 
 
 @dataclass(frozen=True)
 class Observation:
-    """A query with everything about it: the attacker's own, or the victim's while it is scored."""
+    """A release with everything about it: what an attacker knows of its own queries."""
 
     batch: Batch
     released: Tensor
     key: Key
-    index: Tensor | None = None  # places of the batch's images in the set they come from
 
     @property
     def parts(self) -> Tensor:
@@ -59,58 +57,52 @@ class Knowledge:
         """Encode a batch of the attacker's own images under fresh keys."""
         return Observation(batch, *self.net.encode(batch.images, generator=generator))
 
-    @torch.no_grad()
-    def repeat(
-        self, batch: Batch, times: int, generator: Generator, *, same_group: bool
-    ) -> list[Observation]:
-        """Several queries of the same images under fresh keys, with the same or with fresh
-        counterparts."""
-        net, found, groups = self.net, [], None
-        features = net.features(batch.images)
-        for _ in range(times):
-            if groups is None or not same_group:
-                groups = net.group(features, generator=generator)
-            found.append(Observation(batch, *net.rotate(groups, generator=generator)))
-        return found
+    def batches(self, images: ImageSet, size: int) -> Iterator[Batch]:
+        """The images in order, in batches of whole groups; a rest that fills none is left out."""
+        dim = together(self.net.config)
+        return images.fetch(whole_groups(len(images) // dim * dim, size, dim), self.device)
 
-    @torch.no_grad()
-    def elsewhere(self, batch: Batch, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Another release of the same images, under fresh keys and in other company, and which of
-        its groups holds each of them: ``(G, d, C, H, W), (B,)``.
-
-        Packed queries stand among others of the user's kind, in so many groups that hardly two
-        queries share a group again.
-        """
-        net, images = self.net, batch.images
-        order = torch.arange(len(images))
-        if net.config.group == "packed":
-            crowd = max(0, CROWD * net.config.dim - len(images))
-            chosen = torch.randperm(len(self.train), generator=generator)[:crowd].split(256)
-            others = self.train.fetch(chosen, self.device)
-            images = torch.cat([images, *(b.images for b in others)])
-            order = torch.randperm(len(images), generator=generator)
-        features = torch.cat([net.features(chunk) for chunk in images.split(256)])
-        groups = net.group(features[order], generator=generator)
-        released, key = net.rotate(groups, generator=generator)
-        place = order.argsort()[: len(batch.images)]
-        return released, place // key.directions.shape[1]
+    def shuffled(self, size: int, generator: Generator) -> Iterator[Batch]:
+        """One shuffled pass over the training images, in batches of whole groups."""
+        dim = together(self.net.config)
+        chunks = self.train.shuffled(-(-size // dim) * dim, generator)
+        whole = [chunk[: len(chunk) // dim * dim] for chunk in chunks]
+        return self.train.fetch(whole, self.device)
 
     def endless(self, batch_size: int, generator: Generator) -> Iterator[Observation]:
         """Training observations, pass after pass, keys never twice the same."""
-        for _ in itertools.count():
-            chunks = self.train.shuffled(batch_size, generator)
-            for batch in self.train.fetch(chunks, self.device):
+        while True:
+            for batch in self.shuffled(batch_size, generator):
                 yield self.observe(batch, generator)
 
-    def held_out(self, batch_size: int, *, limit: int = 1024) -> list[Observation]:
-        """Observations of validation images, to choose among the attacker's states."""
-        images = self.validation.subset(torch.arange(min(limit, len(self.validation))))
-        generator = Generator().manual_seed(1)
-        return [self.observe(b, generator) for b in images.batches(batch_size, self.device)]
+    def held_out(
+        self, batch_size: int, *, limit: int = 1024, generator: Generator | None = None
+    ) -> list[Observation]:
+        """Observations of validation images, to choose among the attacker's states: of the first
+        ``limit``, or as many more as fill a group."""
+        dim = together(self.net.config)
+        count = min(-(-limit // dim) * dim, len(self.validation))
+        images = self.validation.subset(torch.arange(count))
+        generator = generator or Generator().manual_seed(1)
+        return [self.observe(b, generator) for b in self.batches(images, batch_size)]
+
+
+def together(net: NetConfig) -> int:
+    """Images that share keys: batches hold multiples of so many."""
+    return net.dim if net.parts > 1 else 1
+
+
+def whole_groups(count: int, size: int, dim: int) -> tuple[Tensor, ...]:
+    """The numbers below ``count`` in chunks of about ``size``, each a multiple of ``dim``, and of
+    two groups at least where there are two; a rest that fills no group joins the last chunk."""
+    groups = count // dim
+    chunks = max(1, min(-(-count // size), groups // 2))
+    sizes = [dim * len(part) for part in torch.arange(groups).tensor_split(chunks)]
+    return torch.arange(count).split([*sizes[:-1], count - sum(sizes[:-1])])
 
 
 Loss = Callable[[nn.Module, Observation], Tensor]
-View = Callable[[Observation], Tensor]  # what an attacker makes of a query, in the batch's order
+View = Callable[[Tensor], Answer]  # what an attacker makes of released groups: views of them
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Generator, Tensor, nn
 
 from complexnn import tasks
-from complexnn.attacks import dss
+from complexnn.attacks import dss, keys
 from complexnn.attacks.fitting import FitLog, Knowledge, Observation, View, fit
 from complexnn.config import AttackConfig
 from complexnn.images import ImageSet
@@ -27,7 +27,12 @@ Shown = Callable[[Observation, Generator], tuple[Tensor, Tensor]]
 
 def as_seen(seen: Observation, generator: Generator, *, view: View) -> tuple[Tensor, Tensor]:
     """One view of every query."""
-    return view(seen), seen.batch.classes
+    return keys.in_order(view(seen.released), seen), seen.batch.classes
+
+
+def as_sent(seen: Observation, generator: Generator) -> tuple[Tensor, Tensor]:
+    """The images themselves."""
+    return seen.batch.images, seen.batch.classes
 
 
 @torch.no_grad()
@@ -63,9 +68,9 @@ def fit_neighbours(
 ) -> dict[int, KNeighborsClassifier]:
     """k-NN on recovered features, for each k of the paper."""
     features, classes = [], []
-    chunks = knowledge.train.shuffled(eval_batch(knowledge.net.config.dim), generator)
-    for batch in knowledge.train.fetch(chunks, knowledge.device):
-        features.append(view(knowledge.observe(batch, generator)).flatten(1).cpu())
+    for batch in knowledge.shuffled(eval_batch(knowledge.net.config.dim), generator):
+        seen = knowledge.observe(batch, generator)
+        features.append(keys.in_order(view(seen.released), seen).flatten(1).cpu())
         classes.append(batch.classes.cpu())
         if sum(map(len, classes)) >= REFERENCES:
             break

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from complexnn.metrics import double
+
 CHUNK = 32  # images whose releases are compared at a time
 RIDGE = 0.1  # of a group's mean power, against the errors of a spike
 Release = tuple[Tensor, Tensor]  # groups (G, d, C, H, W), and which of them holds each image (B,)
@@ -61,7 +63,7 @@ def _meet(first: Release, others: Sequence[Release]) -> Tensor:
 def _basis(released: Tensor) -> tuple[Tensor, Tensor]:
     """Orthonormal rows that span each group's parts, ``(G, d, N)``, and the symmetric matrix that
     made them of the parts, ``(G, d, d)``; in double precision, since spans have much in common."""
-    flat = released.flatten(2).double()
+    flat = double(released.flatten(2))
     scale = _inverse_root(flat @ flat.mT)
     return scale @ flat, scale
 
@@ -70,9 +72,9 @@ def _spike(first: Release, others: Sequence[Release]) -> Tensor:
     """The view that is nearest to the leading eigenvector of the releases' second moments, in
     numbers that are white over all groups seen."""
     releases = [first, *others]
-    every = torch.cat([groups.flatten(0, 1) for groups, _ in releases]).flatten(1).double()
+    every = double(torch.cat([groups.flatten(0, 1) for groups, _ in releases]).flatten(1))
     whiten = _inverse_root(every.mT @ every / len(every))
-    white = [(groups.flatten(2).double() @ whiten, place) for groups, place in releases]
+    white = [(double(groups.flatten(2)) @ whiten, place) for groups, place in releases]
     parts, numbers = white[0][0].shape[1:]
     ridge = RIDGE * parts * torch.eye(numbers).to(whiten)
     found = []

@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from complexnn import tasks
+from complexnn.attacks import keys
 from complexnn.attacks.fitting import (
     FitLog,
     Knowledge,
@@ -17,6 +18,7 @@ from complexnn.attacks.fitting import (
     fit,
     take,
 )
+from complexnn.attacks.threat import Answer
 from complexnn.config import AttackConfig, NetConfig
 from complexnn.networks.attackers import UNet
 from complexnn.networks.registry import build
@@ -28,16 +30,9 @@ def match(guess: Tensor, truth: Tensor) -> Tensor:
     return best_matching(torch.cdist(truth.flatten(2).float(), guess.flatten(2).float()).square())
 
 
-def decoded(model: UNet, seen: Observation) -> Tensor:
-    """dec(x) of every query, in the batch's order: ``(queries, C, H, W)``.
-
-    Where the decoder returns an unordered set, each query's image is compared with the one that
-    the best assignment gives it.
-    """
-    guess = model(seen.released.flatten(1, 2))
-    queries = seen.key.directions.shape[1]
-    truth = seen.images[:, :queries]
-    return take(guess, match(guess, truth)).flatten(0, 1)[: seen.key.queries]
+def decoded(model: UNet, released: Tensor) -> Answer:
+    """dec(x): the images of each group, in no order where they are several."""
+    return Answer(model(released.flatten(1, 2)))
 
 
 def make_released_decoder(
@@ -80,7 +75,8 @@ def fit_feature_decoder(
     """dec(a*): trained on the features that the attacker recovers, not on true ones."""
 
     def loss(model: UNet, seen: Observation) -> Tensor:
-        guess = model(recover(seen)).squeeze(1)
+        features = keys.in_order(recover(seen.released), seen)
+        guess = model(features).squeeze(1)
         return (guess - seen.batch.images).square().mean()
 
     return fit(model, loss, knowledge, config, generator, "decoder dec_a")

@@ -22,8 +22,9 @@ from torch import Generator, Tensor
 
 from complexnn import functional as cF
 from complexnn.attacks.fitting import FitLog, Knowledge, Observation, best_matching, fit, take
+from complexnn.attacks.threat import Answer
 from complexnn.config import AttackConfig, NetConfig
-from complexnn.metrics import angle_between
+from complexnn.metrics import angle_between, double
 from complexnn.networks.attackers import AngleRegressor
 from complexnn.networks.modules import Critic
 
@@ -45,10 +46,18 @@ def errors(estimate: Tensor, truth: Tensor) -> Tensor:
     return angle_between(take(estimate, match(estimate, truth)), truth.to(estimate))
 
 
-def recover(estimate: Tensor, seen: Observation) -> Tensor:
-    r"""Features :math:`a^*` of the queries, in the batch's order: ``(queries, C, H, W)``."""
-    chosen = take(estimate, match(estimate, seen.key.directions))
-    return cF.rotate(seen.released, chosen).flatten(0, 1)[: seen.key.queries]
+def views(released: Tensor, directions: Tensor) -> Answer:
+    r"""Features :math:`a^*` that the directions ``(G, n, d)`` show: ``(G, n, C, H, W)``."""
+    return Answer(cF.rotate(released, directions), directions)
+
+
+def in_order(answer: Answer, truth: Observation) -> Tensor:
+    """What was made of each query, in the batch's order: of several answers, that whose direction
+    the best assignment gives to the query. ``(queries, ...)``."""
+    chosen = answer.values
+    if chosen.shape[1] > 1:
+        chosen = take(chosen, match(answer.shown_by, truth.key.directions))
+    return chosen.flatten(0, 1)[: truth.key.queries]
 
 
 def chance(net: NetConfig, *, answers: int | None = None, samples: int = 4000) -> float:
@@ -173,8 +182,7 @@ def measure_statistics(
 ) -> Statistics:
     """Mean feature and channel covariance of up to ``limit`` of the attacker's own features."""
     found: list[Tensor] = []
-    chunks = knowledge.train.shuffled(min(256, len(knowledge.train)), generator)
-    for batch in knowledge.train.fetch(chunks, knowledge.device):
+    for batch in knowledge.shuffled(256, generator):
         found.append(cF.first_parts(knowledge.observe(batch, generator).parts, 1))
         if sum(map(len, found)) >= limit:
             break
@@ -182,7 +190,7 @@ def measure_statistics(
     mean = features.mean(dim=0)
     rest = (features - mean).movedim(1, 0).flatten(1)
     covariance = rest @ rest.T / rest.shape[1]
-    values, vectors = torch.linalg.eigh(covariance.double())
+    values, vectors = torch.linalg.eigh(double(covariance))
     scale = values.clamp(min=1e-6 * values.max().clamp(min=1e-12)).rsqrt()
     return Statistics(mean, (vectors * scale @ vectors.T).to(mean))
 
@@ -209,13 +217,14 @@ def phase(released: Tensor, known: Statistics) -> Tensor:
     theta = following.gather(1, widest).squeeze(1)
 
     both = torch.stack([x, y], dim=1)
-    values, vectors = torch.linalg.eigh((both @ both.mT).double())
+    values, vectors = torch.linalg.eigh(double(both @ both.mT))
     along = vectors[:, :, 1].to(both)
     along = along * (cF.rotate(released, along.unsqueeze(1)).squeeze(1) * known.mean).sum(
         dim=(1, 2, 3)
     ).sign().unsqueeze(1)
     copied = torch.atan2(along[:, 1], along[:, 0]) - math.pi / 4
-    theta = torch.where(values[:, 0] < 1e-6 * values[:, 1], copied, theta)
+    copies = (values[:, 0] < 1e-6 * values[:, 1]).to(theta.device)
+    theta = torch.where(copies, copied, theta)
     return torch.stack([theta.cos(), theta.sin()], dim=-1).unsqueeze(1)
 
 
@@ -247,7 +256,7 @@ def unmix(mixed: Tensor, *, iterations: int = 60, starts: int = 2, coarse: int =
     order. Searches on ``coarse`` evenly spaced entries, then settles on all of them."""
     groups, dim, count = mixed.shape
     covariance = mixed @ mixed.mT / count
-    values, vectors = torch.linalg.eigh(covariance.double())
+    values, vectors = torch.linalg.eigh(double(covariance))
     floor = 1e-9 * values.amax(dim=1, keepdim=True).clamp(min=1e-30)
     sphere = (vectors * values.clamp(min=floor).rsqrt().unsqueeze(1) @ vectors.mT).to(mixed)
     white = sphere @ mixed
@@ -287,19 +296,24 @@ def _log_cosh(x: Tensor) -> Tensor:
 
 def nearest_orthogonal(matrices: Tensor) -> Tensor:
     """The polar factor: the matrix of orthonormal rows nearest to each, ``(..., n, d)``."""
-    left, _, right = torch.linalg.svd(matrices.double(), full_matrices=False)
+    left, _, right = torch.linalg.svd(double(matrices), full_matrices=False)
     return (left @ right).to(matrices)
 
 
 def fast_ica(released: Tensor, score: Score, *, count: int) -> Tensor:
-    """The same with scikit-learn's FastICA on the features as they are, group by group."""
+    """The same with scikit-learn's FastICA on the features as they are, group by group. It cannot
+    whiten a group whose parts are no d independent directions, such as one of zeros;
+    :func:`unmix` can."""
     found = []
     for group in released:
-        flat = group.flatten(1).double().cpu().numpy()
+        flat = double(group.flatten(1)).cpu()
+        if torch.linalg.matrix_rank(flat - flat.mean(dim=1, keepdim=True)) < len(flat):
+            found.append(unmix(flat.unsqueeze(0)).squeeze(0))
+            continue
         model = FastICA(len(flat), whiten="unit-variance", random_state=0, max_iter=300)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(flat.T)
+            model.fit(flat.mT.numpy())
         found.append(torch.from_numpy(model.components_))
     unmixing = F.normalize(torch.stack(found), dim=2).to(released)
     return _settled(nearest_orthogonal(unmixing), released, score, count)

@@ -8,114 +8,113 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from complexnn.attacks import inversion, keys
 from complexnn.attacks.attacker import Attacker
-from complexnn.attacks.fitting import Observation, take
 from complexnn.attacks.optimise import optimise
+from complexnn.attacks.threat import Again, Answer, Seen
 from complexnn.config import AttackConfig, NetConfig
 
-Answer = Callable[[Attacker, Observation], Tensor]
+Function = Callable[[Attacker, Seen], Answer]
 
 
 @dataclass(frozen=True)
 class Attack:
-    """An attack of one family.
+    """An attack of one family: a function of what was released.
 
-    ``answer`` gets what was released, inside an observation whose truth serves only to put
-    unordered answers into the queries' order: directions ``(G, n, d)``, images or logits.
+    ``answer`` gets the attacker, who owns networks and images, and what the server saw of the
+    victim's queries. It returns an unordered set for each group: directions ``(G, n, d)``, images
+    ``(G, n, C, H, W)``, logits ``(G, n, K)``, or, for ``span``, parts that span the members.
     """
 
     name: str
     family: str
-    answer: Answer
+    answer: Function
     needs: tuple[str, ...] = ()  # attackers' networks, by their names in Attacker
     slow: bool = False
     rotated: bool | None = None  # only for victims with, or without, a key
     control: str | None = None  # the attack on an unprotected network to put beside it
     decoys: bool = False  # only for decoy groups
     several: bool | None = None  # only where a key attack returns several directions, or only one
+    again: Again | None = None  # how the user sends its images several times
+    whole: bool = False  # sees, and answers, every batch of a draw at once
 
 
-def _key(name: str) -> Answer:
-    def answer(attacker: Attacker, seen: Observation) -> Tensor:
-        return attacker.key_attacks[name](seen.released)
+def _key(name: str) -> Function:
+    def answer(attacker: Attacker, seen: Seen) -> Answer:
+        return Answer(attacker.key_attacks[name](seen.released))
 
     return answer
 
 
-def _mean(attacker: Attacker, seen: Observation, *, same_group: bool) -> Tensor:
-    features = attacker.mean_features(seen, same_group=same_group)
-    with torch.no_grad():
-        return attacker.feature_decoder(features).squeeze(1)
+def _mean(attacker: Attacker, seen: Seen) -> Answer:
+    features = attacker.mean_features(seen)
+    return attacker.decoded(attacker.feature_decoder, features)
 
 
-def _separated(attacker: Attacker, seen: Observation) -> Tensor:
-    return attacker.separated(seen)
+def _separated(attacker: Attacker, seen: Seen) -> Answer:
+    return attacker.separated(seen.released)
 
 
-def _optimised(attacker: Attacker, seen: Observation, *, with_key: bool) -> Tensor:
-    """One image per query, from its decoder's answer and from noise."""
+def _optimised(attacker: Attacker, seen: Seen, *, with_key: bool) -> Answer:
+    """An image for every answer of the decoder, which it starts from, or from noise."""
     net, spend = attacker.knowledge.net, attacker.config.spend
-    estimate = None
-    if with_key and attacker.rotated:
-        name = attacker.sharpest_key_attack
-        estimate = attacker.key_attacks[name](seen.released)
-        decoder = attacker.denoiser if name == "dss" else attacker.feature_decoder
-        with torch.no_grad():
-            first = decoder(keys.recover(estimate, seen)).squeeze(1)
+    if not with_key:
+        first = inversion.decoded(attacker.released_decoder, seen.released)
+    elif attacker.rotated and attacker.sharpest_key_attack == "dss":
+        first = attacker.separated(seen.released)
     else:
-        first = inversion.decoded(attacker.released_decoder, seen)
+        first = attacker.reconstructions(seen.released)
+    starts, directions = first.values.flatten(0, 1), first.shown_by
     generator = torch.Generator().manual_seed(attacker.config.seed)
-    noise = [torch.rand(first.shape, generator=generator).to(first) for _ in range(spend.restarts)]
-    groups, queries = len(seen.released), seen.key.directions.shape[1]
-    owner = torch.arange(groups, device=first.device).repeat_interleave(queries)
-    owner = owner[: seen.key.queries]
-    released, directions = seen.released[owner], None
-    if with_key and not attacker.rotated:
-        directions = torch.ones(len(first), 1, 1, device=first.device)
-    elif with_key:
-        chosen = take(estimate, keys.match(estimate, seen.key.directions))
-        directions = chosen.flatten(0, 1)[: seen.key.queries].unsqueeze(1)
-    return optimise(
-        net.features, released, [first, *noise], directions, iterations=spend.iterations
+    noise = [
+        torch.rand(starts.shape, generator=generator).to(starts) for _ in range(spend.restarts)
+    ]
+    groups, answers = first.values.shape[:2]
+    owner = torch.arange(groups, device=starts.device).repeat_interleave(answers)
+    found = optimise(
+        net.features,
+        seen.released[owner],
+        [starts, *noise],
+        None if directions is None else directions.flatten(0, 1).unsqueeze(1),
+        iterations=spend.iterations,
     )
+    return Answer(found.unflatten(0, (groups, answers)), directions)
 
 
-def _classified(attacker: Attacker, seen: Observation, *, trained_on: str) -> Tensor:
+def _classified(attacker: Attacker, seen: Seen, *, trained_on: str) -> Answer:
     view = attacker.reconstructions if trained_on == "images" else attacker.views[trained_on]
-    with torch.no_grad():
-        return attacker.classifier(trained_on)(view(seen))
+    return attacker.decoded(attacker.classifier(trained_on), view(seen.released))
 
 
-def _nearest(attacker: Attacker, seen: Observation, *, neighbours: int) -> Tensor:
+def _nearest(attacker: Attacker, seen: Seen, *, neighbours: int) -> Answer:
     """Votes as logits, so that they are read like a network's."""
-    flat = attacker.features(seen).flatten(1).cpu().numpy()
+    view = attacker.features(seen.released)
+    flat = view.values.flatten(0, 1).flatten(1).cpu().numpy()
     found = torch.from_numpy(attacker.neighbours[neighbours].predict(flat))
-    if found.dim() == 2:  # attributes
-        return found.float() - 0.5
-    return F.one_hot(found, len(attacker.dataset.classes)).float()
+    attributes = found.dim() == 2
+    votes = found.float() - 0.5 if attributes else F.one_hot(found, len(attacker.classes)).float()
+    return Answer(votes.unflatten(0, view.values.shape[:2]), view.shown_by)
 
 
-def _images(decoder: str) -> Answer:
-    def answer(attacker: Attacker, seen: Observation) -> Tensor:
+def _images(decoder: str) -> Function:
+    def answer(attacker: Attacker, seen: Seen) -> Answer:
         with torch.no_grad():
-            return inversion.decoded(getattr(attacker, decoder), seen)
+            return inversion.decoded(getattr(attacker, decoder), seen.released)
 
     return answer
 
 
-def _reconstructions(attacker: Attacker, seen: Observation) -> Tensor:
-    return attacker.reconstructions(seen)
+def _reconstructions(attacker: Attacker, seen: Seen) -> Answer:
+    return attacker.reconstructions(seen.released)
 
 
-def _intersected(attacker: Attacker, seen: Observation) -> Tensor:
-    return attacker.intersected(seen)
+def _intersected(attacker: Attacker, seen: Seen) -> Answer:
+    return Answer(attacker.intersected(seen))
 
 
-def _span(attacker: Attacker, seen: Observation) -> Tensor:
-    return seen.released
+def _span(attacker: Attacker, seen: Seen) -> Answer:
+    return Answer(seen.released)
 
 
 _PROPERTY = partial(Attack, family="property")
@@ -130,7 +129,10 @@ ROSTER: tuple[Attack, ...] = (
     _KEY("angle critic-search", answer=_key("critic-search"), needs=("judge",), slow=True),
     _KEY("angle dss", answer=_key("dss"), needs=("separator",), slow=True, several=True),
     Attack("span", "span", _span),
-    Attack("intersection", "intersection", _intersected, ("judge",), rotated=True),
+    Attack(
+        "intersection", "intersection", _intersected, ("judge",), rotated=True,
+        again="other company",
+    ),
     Attack(
         "inversion dec(x)", "inversion", _images("released_decoder"), ("released_decoder",)
     ),
@@ -143,12 +145,12 @@ ROSTER: tuple[Attack, ...] = (
         rotated=True, control="inversion dec(x)", decoys=True,
     ),
     Attack(
-        "inversion dec(mean a*), fresh decoys", "inversion", partial(_mean, same_group=False),
-        ("feature_decoder",),
+        "inversion dec(mean a*), fresh decoys", "inversion", _mean, ("feature_decoder",),
+        again="fresh decoys",
     ),
     Attack(
-        "inversion dec(mean a*), same decoys", "inversion", partial(_mean, same_group=True),
-        ("feature_decoder",), rotated=True, control="inversion dec(mean a*), fresh decoys",
+        "inversion dec(mean a*), same decoys", "inversion", _mean, ("feature_decoder",),
+        rotated=True, control="inversion dec(mean a*), fresh decoys", again="same group",
     ),
     Attack(
         "inversion query-free", "inversion", _images("substitute_decoder"),

@@ -1,22 +1,28 @@
-"""How answers are scored, per query, beside blind answers and the truth of another query."""
+"""How answers are scored, per query, beside blind answers and the truth of another query.
+
+Only here do answers meet the truth: each group's answers come as a set, and the best assignment
+says which of them is compared with which query.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
-from torch import Tensor
+from torch import Generator, Tensor
 
 from complexnn import metrics, tasks
 from complexnn.attacks import inference, inversion, keys, span
 from complexnn.attacks.attacker import Attacker
 from complexnn.attacks.fitting import Observation, take
+from complexnn.attacks.threat import Answer
+from complexnn.attacks.user import Truth
 from complexnn.images import ImageSet
 
 TOP = 5
@@ -75,22 +81,6 @@ class Scoring:
     def gallery_evaluated(self) -> Tensor:
         return self.evaluated(self.gallery)
 
-    def _others(self, seen: Observation, *, members: bool) -> Tensor:
-        """Candidates that are the query itself or, with ``members``, of its group:
-        ``(queries, N)`` bool, to be left out of the ranking."""
-        count, queries = len(self.gallery), seen.key.queries
-        places = seen.index[seen.key.members.cpu()] if members else None
-        if members:
-            per_group = places.unsqueeze(1).expand(-1, seen.key.directions.shape[1], -1)
-            places = per_group.flatten(0, 1)[:queries]
-        else:
-            places = seen.index.unsqueeze(1)
-        out = torch.zeros(queries, count, dtype=torch.bool)
-        inside = places < min(count, len(self.test))
-        rows = torch.arange(queries).unsqueeze(1).expand_as(places)
-        out[rows[inside], places[inside]] = True
-        return out.to(self.device)
-
     # ----------------------------------------------------------------------------- inversion
 
     @cached_property
@@ -99,24 +89,22 @@ class Scoring:
         batches = images.batches(256, self.device)
         return sum(b.images.sum(0) for b in batches) / len(images)
 
-    @cached_property
-    def codebook(self) -> Tensor:
-        """The blind answer for a group: the mean image; for packed queries, whose answers the best
-        assignment puts in order, as many images as there are queries, by k-means on the attacker's
-        own, since a varied set gains from the assignment alone. ``(queries, C, H, W)``."""
-        queries = self.attacker.knowledge.net.config.queries
-        if queries == 1:
+    @cache  # noqa: B019 - lives as long as the command
+    def codebook(self, answers: int) -> Tensor:
+        """The blind answer for a group: the mean image or, for several answers, as many images by
+        k-means on the attacker's own, since a varied set gains from the best assignment alone.
+        ``(answers, C, H, W)``."""
+        if answers == 1:
             return self.mean_image.unsqueeze(0)
-        own = _first(self.attacker.knowledge.train, max(4096, 8 * queries), self.device)
-        found = KMeans(queries, n_init=1, random_state=0).fit(own.flatten(1).cpu().numpy())
+        own = _first(self.attacker.knowledge.train, max(4096, 8 * answers), self.device)
+        found = KMeans(answers, n_init=1, random_state=0).fit(own.flatten(1).cpu().numpy())
         return torch.from_numpy(found.cluster_centers_).to(own).view(-1, *own.shape[1:])
 
-    def guess(self, seen: Observation) -> Tensor:
-        """The blind answer to every query, in the batch's order."""
-        book = self.codebook.expand(len(seen.released), *self.codebook.shape)
-        truth = seen.images[:, : len(self.codebook)]
-        ordered = take(book, inversion.match(book, truth))
-        return ordered.flatten(0, 1)[: seen.key.queries]
+    def guess(self, truth: Observation, answers: int) -> Tensor:
+        """The blind answer to every query, in the batch's order: the best of so many answers, as
+        an attack that returns them is scored."""
+        book = self.codebook(answers)
+        return in_order(Answer(book.expand(len(truth.released), *book.shape)), truth)
 
     @cached_property
     def blend_weight(self) -> float:
@@ -125,56 +113,101 @@ class Scoring:
         rng = torch.Generator().manual_seed(0)
         images = self.attacker.knowledge.validation
         above = below = 0.0
-        for batch in images.batches(256, self.device):
-            seen = self.attacker.knowledge.observe(batch, rng)
-            blend, truth = self._group_mean(seen) - self.mean_image, batch.images - self.mean_image
+        for batch in self.attacker.knowledge.batches(images, 256):
+            own = self.attacker.knowledge.observe(batch, rng)
+            blend, truth = self._group_mean(own) - self.mean_image, batch.images - self.mean_image
             above += (blend * truth).sum().item()
             below += blend.square().sum().item()
         return above / below
 
-    def _group_mean(self, seen: Observation) -> Tensor:
-        queries = seen.key.directions.shape[1]
-        mean = seen.images.mean(dim=1).repeat_interleave(queries, dim=0)
-        return mean[: seen.key.queries]
+    def _group_mean(self, truth: Observation) -> Tensor:
+        return _per_query(truth.images.mean(dim=1), truth)
 
-    def blend(self, seen: Observation) -> Tensor:
+    def blend(self, truth: Observation) -> Tensor:
         """The best constant blend of the group's images: what no separation at all would show."""
-        return self.mean_image + self.blend_weight * (self._group_mean(seen) - self.mean_image)
+        return self.mean_image + self.blend_weight * (self._group_mean(truth) - self.mean_image)
 
 
 Measured = dict[str, Tensor]  # each (queries,)
 
 
-def score_angle(scoring: Scoring, answer: Tensor, seen: Observation) -> tuple[Measured, Measured]:
+def in_order(answer: Answer, truth: Observation) -> Tensor:
+    """The answer to each query, in the batch's order, ``(queries, ...)``: of a group's set, what
+    the best assignment gives to the query, by the directions that showed the answers or, for
+    images made without, by the images themselves."""
+    if answer.shown_by is not None or answer.values.shape[1] == 1:
+        return keys.in_order(answer, truth)
+    queries = truth.key.directions.shape[1]
+    columns = inversion.match(answer.values, truth.images[:, :queries])
+    return take(answer.values, columns).flatten(0, 1)[: truth.key.queries]
+
+
+def choices(answer: Answer) -> int:
+    """Answers to a query among which the truth may choose by what they say."""
+    return 1 if answer.shown_by is not None else answer.values.shape[1]
+
+
+def _per_query(groups: Tensor, truth: Observation) -> Tensor:
+    """What holds for a group, for each of its queries: ``(G, ...) -> (queries, ...)``."""
+    return groups.repeat_interleave(truth.key.directions.shape[1], dim=0)[: truth.key.queries]
+
+
+def same(images: Tensor, features: Tensor, others: Tensor, their_features: Tensor) -> Tensor:
+    """Which images are a copy of which others, or have the same feature as far as rounding lets it
+    be told: ``(n, ...)`` and ``(N, ...)`` of each to ``(n, N)`` bool.
+
+    A copy of what is there is no stranger, and no score could tell the two apart.
+    """
+    mine, theirs = features.flatten(1), their_features.flatten(1)
+    power = mine.square().sum(dim=1, keepdim=True) + theirs.square().sum(dim=1)
+    # Products of float32 say who is suspected, differences who is the same.
+    equal = power - 2 * mine @ theirs.T <= 1e-5 * power
+    rows, columns = equal.nonzero(as_tuple=True)
+    for row, column in zip(rows.split(1024), columns.split(1024), strict=True):
+        apart = (mine[row] - theirs[column]).square().sum(dim=1)
+        equal[row, column] = apart <= 1e-10 * power[row, column]
+    return equal | (_fingerprints(images).unsqueeze(1) == _fingerprints(others))
+
+
+def _fingerprints(images: Tensor) -> Tensor:
+    """A number for each image, equal for equal pixels and else hardly ever."""
+    pixels = (images.flatten(1) * 255).round().long()
+    weights = torch.randint(2**63 - 1, pixels.shape[1:], generator=Generator().manual_seed(0))
+    return (pixels * weights.to(pixels.device)).sum(dim=1)
+
+
+def score_angle(scoring: Scoring, answer: Answer, truth: Truth) -> tuple[Measured, Measured]:
     """Angle between each query's direction and its estimate; and under the next group's key."""
-    truth = seen.key.directions
-    found = [keys.errors(answer, t).flatten() for t in (truth, truth.roll(1, dims=0))]
-    count = seen.key.queries
+    mine = truth.key.directions
+    found = [keys.errors(answer.values, t).flatten() for t in (mine, mine.roll(1, dims=0))]
+    count = truth.key.queries
     return tuple({"angle_error": f[:count]} for f in found)
 
 
-def score_span(scoring: Scoring, answer: Tensor, seen: Observation) -> tuple[Measured, Measured]:
-    """Whether each query ranks first among the candidates outside its group, as it is and after
-    JPEG compression; and whether the next group's does."""
-    queries, count = seen.key.directions.shape[1], seen.key.queries
-    images = seen.images[:, :queries].flatten(0, 1)[:count]
-    excluded = scoring._others(seen, members=True)
-    found = []
+def score_span(scoring: Scoring, answer: Answer, truth: Truth) -> tuple[Measured, Measured]:
+    """Whether each query ranks first among the candidates that are not in its group, as it is and
+    after JPEG compression; and whether the next group's does."""
+    images, members = truth.batch.images, truth.key.members
+    features = scoring._encoded(images)
+    copies = same(images, features, scoring.gallery, scoring.gallery_features)
+    excluded = _per_query(copies[members].any(dim=1), truth)
     # By chance a query is a counterpart in the other group: then it is there, and no stranger.
-    there = torch.zeros(count, dtype=torch.bool)
-    guests = seen.key.members.cpu().roll(1, dims=0).repeat_interleave(queries, dim=0)[:count]
-    guest = (guests == torch.arange(count).unsqueeze(1)).any(dim=1)
-    for released, known in ((answer, there), (answer.roll(1, dims=0), guest)):
-        each = released.repeat_interleave(queries, dim=0)[:count]
-        measured = {}
+    first = same(images, features, images, features).byte().argmax(dim=1)  # copies share theirs
+    there = _per_query(first[members.roll(1, dims=0)], truth)
+    guest = (there == first.unsqueeze(1)).any(dim=1)
+    found = []
+    for released, known in (
+        (answer.values, torch.zeros_like(guest)),
+        (answer.values.roll(1, dims=0), guest),
+    ):
+        each, measured = _per_query(released, truth), {}
         for name, own, gallery in (
-            ("top1", images, scoring.gallery_features),
-            ("top1_jpeg", span.jpeg(images), scoring.damaged_features),
+            ("top1", features, scoring.gallery_features),
+            ("top1_jpeg", scoring._encoded(span.jpeg(images)), scoring.damaged_features),
         ):
-            mine = span.own_shares(each, scoring._encoded(own))
-            others = span.shares(released, gallery).repeat_interleave(queries, dim=0)[:count]
-            first = span.ranks(mine, others, excluded) == 1
-            measured[name] = (first & ~known.to(first.device)).double()
+            mine = span.own_shares(each, own)
+            others = _per_query(span.shares(released, gallery), truth)
+            measured[name] = span.placed(mine, others, excluded) * ~known
             if name == "top1":
                 measured["share"] = mine
                 measured["best_other"] = others.masked_fill(excluded, 0).amax(dim=1)
@@ -190,36 +223,43 @@ def image_measures(images: Tensor) -> dict[str, Callable[[Tensor, Tensor], Tenso
     return found
 
 
-def score_images(scoring: Scoring, answer: Tensor, seen: Observation) -> tuple[Measured, Measured]:
+def score_images(scoring: Scoring, answer: Answer, truth: Truth) -> tuple[Measured, Measured]:
     """RMSE, PSNR, SSIM, distance of an independent classifier's features, and identification: the
     query's place among the candidates nearest to its reconstruction in those features."""
-    answer, truth, other = answer.clamp(0, 1), seen.batch.images, _next_group(seen)
-    mine, wanted = scoring.evaluated(answer), scoring.evaluated(truth)
+    return score_reconstructions(scoring, in_order(answer, truth), truth)
+
+
+def score_reconstructions(
+    scoring: Scoring, answer: Tensor, truth: Truth
+) -> tuple[Measured, Measured]:
+    """The same for one image of each query."""
+    answer, images, other = answer.clamp(0, 1), truth.batch.images, _next_group(truth)
+    mine, wanted = scoring.evaluated(answer), scoring.evaluated(images)
     found = []
-    for images, features in ((truth, wanted), (truth[other], wanted[other])):
-        measured = {name: f(answer, images) for name, f in image_measures(images).items()}
+    for compared, features in ((images, wanted), (images[other], wanted[other])):
+        measured = {name: f(answer, compared) for name, f in image_measures(compared).items()}
         measured["feature_distance"] = 1 - (mine * features).sum(dim=1)
         found.append(measured)
-    excluded = scoring._others(seen, members=False)
-    rank = span.ranks((mine * wanted).sum(dim=1), mine @ scoring.gallery_evaluated.T, excluded)
-    found[0] |= {"top1": (rank == 1).double(), f"top{TOP}": (rank <= TOP).double()}
+    gallery = scoring.gallery_evaluated
+    excluded = same(images, wanted, scoring.gallery, gallery)
+    own, others = (mine * wanted).sum(dim=1), mine @ gallery.T
+    for name, top in (("top1", 1), (f"top{TOP}", TOP)):
+        found[0][name] = span.placed(own, others, excluded, top)
     return found[0], found[1]
 
 
-def score_property(
-    scoring: Scoring, answer: Tensor, seen: Observation
-) -> tuple[Measured, Measured]:
+def score_property(scoring: Scoring, answer: Answer, truth: Truth) -> tuple[Measured, Measured]:
     """Error of the hidden classes; and of another query's."""
-    truth = seen.batch.classes.to(answer.device)
-    given = tasks.answers(answer, truth)
-    found = [{"error": tasks.errors(given, t)} for t in (truth, truth[_next_group(seen)])]
+    classes = truth.batch.classes.cpu()
+    given = tasks.answers(keys.in_order(answer, truth).cpu(), classes)
+    found = [{"error": tasks.errors(given, t)} for t in (classes, classes[_next_group(truth)])]
     return found[0], found[1]
 
 
-def _next_group(seen: Observation) -> Tensor:
+def _next_group(truth: Observation) -> Tensor:
     """For each query the place of one that is not in its packed group."""
-    shift = seen.key.directions.shape[1]
-    return torch.arange(seen.key.queries).roll(shift)  # on the CPU, where any tensor takes it
+    shift = truth.key.directions.shape[1]
+    return torch.arange(truth.key.queries).roll(shift)  # on the CPU, where any tensor takes it
 
 
 def blind(scoring: Scoring, family: str) -> dict[str, dict[str, float]]:
@@ -228,12 +268,10 @@ def blind(scoring: Scoring, family: str) -> dict[str, dict[str, float]]:
     gallery = len(scoring.gallery)
     net = attacker.knowledge.net.config
     if family == "angle":
-        return {"angle_error": {"chance": attacker.blind_angle}}
+        return {"angle_error": {"chance": attacker.blind_angle(keys.candidates(net))}}
     if family == "intersection":
         releases = attacker.config.spend.repeats
-        blindly = keys.chance(net, answers=net.queries)
-        if net.queries > 1:
-            blindly = attacker.blind_angle
+        blindly = attacker.blind_angle(net.queries)
         return {"angle_error": {"chance": blindly, "releases": releases}}
     if family == "span":
         return {name: {"chance": 1 / gallery} for name in ("top1", "top1_jpeg")}

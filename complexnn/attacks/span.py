@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from complexnn.metrics import double
+
 
 def shares(released: Tensor, features: Tensor) -> Tensor:
     r""":math:`\|P_X g\| / \|g\|`, the share of each candidate's feature g that lies in the span.
@@ -36,16 +38,22 @@ def own_shares(released: Tensor, features: Tensor) -> Tensor:
 
 def _inside(flat: Tensor, across: Tensor) -> Tensor:
     """Squared length of projections with the products ``across`` ``(G, d, N)``: ``(G, N)``."""
-    inverse = torch.linalg.pinv((flat @ flat.mT).double(), hermitian=True)
-    across = across.double()
+    inverse = torch.linalg.pinv(double(flat @ flat.mT), hermitian=True)
+    across = double(across)
     return (across * (inverse @ across)).sum(dim=1).clamp(min=0).to(flat)
 
 
-def ranks(own: Tensor, others: Tensor, excluded: Tensor) -> Tensor:
-    """Rank of each query among a gallery: 1 if no other candidate that is not ``excluded`` scores
-    as high. ``(Q,), (Q, N), (Q, N) -> (Q,)``."""
-    above = (others >= own.unsqueeze(1)) & ~excluded
-    return 1 + above.sum(dim=1)
+def placed(own: Tensor, others: Tensor, excluded: Tensor, top: int = 1) -> Tensor:
+    """The probability that each query is among the first ``top`` of a gallery, itself included,
+    with ties broken at random; ``excluded`` candidates do not count.
+
+    A tie is no loss, and no success either: scores that are all the same place a query by chance.
+
+    Shape: ``(Q,), (Q, N), (Q, N) -> (Q,)``.
+    """
+    above = ((others > own.unsqueeze(1)) & ~excluded).sum(dim=1)
+    ties = ((others == own.unsqueeze(1)) & ~excluded).sum(dim=1)
+    return ((top - above) / (1 + ties)).clamp(0, 1)
 
 
 def jpeg(images: Tensor, quality: int = 75) -> Tensor:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 import logging
+import math
 import re
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,23 @@ import torch
 from torch import Tensor
 
 from complexnn import checkpoint, metrics, results
-from complexnn.attacks import roster, scoring
+from complexnn.attacks import keys, roster, scoring
 from complexnn.attacks.attacker import FILES, Attacker
-from complexnn.attacks.fitting import FitLog, Knowledge, Observation
+from complexnn.attacks.fitting import FitLog, Knowledge, together
 from complexnn.attacks.pictures import keep_pixels, save_grid
 from complexnn.attacks.roster import ROSTER, Attack
 from complexnn.attacks.scoring import Scoring
+from complexnn.attacks.threat import Seen
+from complexnn.attacks.user import Truth, User
 from complexnn.config import AttackConfig, InputError, NetConfig, to_dict
 from complexnn.images import Dataset
 from complexnn.networks.split import SplitNet
 from complexnn.progress import duration, track
-from complexnn.training import eval_batch, random_for
+from complexnn.training import eval_batch
 
 log = logging.getLogger("complexnn")
 PICTURES = 10  # random test images in a grid
+GROUPS = 16  # that share a key, at least, wherever so many can be had
 # Of these measures, less is more leakage.
 SMALLER = ("angle_error", "rmse", "lpips", "feature_distance", "error")
 # Where an answer must not be better than blind on another query's truth. In features and structure
@@ -37,42 +42,78 @@ NEGATIVE_CONTROLS = ("angle_error", "top1", "top1_jpeg", "rmse", "psnr", "error"
 
 
 class Target:
-    """A network under attack, and the images it is judged on."""
+    """A network under attack, its user, and the images that attacks are judged on."""
 
     def __init__(self, net: SplitNet, dataset: Dataset, config: AttackConfig, folder: Path) -> None:
         device = next(net.parameters()).device
         self.victim_hash = checkpoint.sha256(config.victim / "model.safetensors")
         knowledge = Knowledge(net, dataset.train.to(device), dataset.validation.to(device), device)
         attackers = folder / "attackers" / self.victim_hash[:12]
-        self.attacker = Attacker(knowledge, dataset, config, attackers, self.victim_hash)
-        count = min(config.spend.images, len(dataset.test))
+        self.attacker = Attacker(knowledge, dataset.classes, config, attackers, self.victim_hash)
+        count = judged(config, net.config, len(dataset.test))
         order = torch.randperm(len(dataset.test), generator=torch.Generator().manual_seed(0))
         chosen = order[:count] if count < len(order) else torch.arange(count)
         self.test = dataset.test.subset(chosen).to(device)
+        self.user = User(net, self.test, knowledge.train, device, config.seed)
         self.scoring = Scoring(self.attacker, self.test)
-        self.folder, self.dataset, self.config = folder, dataset, config
+        self.folder, self.config = folder, config
 
     def judged(self, attack: Attack) -> tuple[int, int]:
         """Images and draws that an attack is judged on."""
-        spend = self.config.spend
-        least = 2 * self.attacker.knowledge.net.config.dim  # so that groups can be filled
-        if attack.slow:
-            images = min(max(spend.slow_images, least), len(self.test))
-            return images, min(self.config.draws, spend.slow_draws)
-        return len(self.test), self.config.draws
+        net = self.attacker.victim
+        draws = min(self.config.draws, self.config.spend.slow_draws if attack.slow else math.inf)
+        return judged(self.config, net, len(self.test), slow=attack.slow), draws
 
-    def observations(self, draw: int, what: str, count: int) -> Iterator[Observation]:
-        """Queries of the victim's user under fresh keys, one draw of them."""
-        knowledge = self.attacker.knowledge
-        rng = random_for("evaluation", self.config.seed, draw)
-        size = eval_batch(knowledge.net.config.dim)
-        images = self.test.subset(torch.arange(count))
-        begun = 0
-        for batch in track(images.batches(size, knowledge.device), -(-count // size), what):
-            seen = knowledge.observe(batch, rng)
-            index = torch.arange(begun, begun + len(batch.images))
-            begun += len(batch.images)
-            yield Observation(batch, seen.released, seen.key, index)
+    def releases(self, attack: Attack, draw: int, count: int) -> Iterator[tuple[Seen, Truth]]:
+        """One draw of the user's queries, sent as the attack needs it."""
+        times = self.config.spend.repeats
+        if attack.whole:
+            yield self.user.sends_whole(draw, count, again=attack.again, times=times)
+            return
+        batches = -(-count // eval_batch(together(self.attacker.victim)))
+        sent = self.user.sends(draw, count, again=attack.again, times=times)
+        yield from track(sent, batches, attack.name)
+
+
+def judged(config: AttackConfig, net: NetConfig, test: int, *, slow: bool = False) -> int:
+    """Of ``test`` test images, how many attacks are judged on: whole groups, two at least, and by
+    default sixteen, since intervals are over groups."""
+    dim, spend = together(net), config.spend
+    least = dim * (2 if config.limit_test else GROUPS)
+    wanted = max(spend.slow_images if slow else spend.images, least)
+    return min(wanted, test) // dim * dim
+
+
+def check(config: AttackConfig, net: NetConfig, dataset: Dataset) -> None:
+    """Refuse, before anything is written, attacks that the victim or its data have nothing for.
+
+    Raises:
+        InputError: no key, nothing hidden, an unknown name, too few images for groups.
+    """
+    if config.attack in ("angle", "intersection") and net.parts == 1:
+        raise InputError(f"kind {net.kind} has no key: attack {config.attack} needs kind complex")
+    if config.attack == "property" and not dataset.hidden:
+        raise InputError(
+            f"the victim learned the classes of {dataset.name} themselves, so nothing is hidden: "
+            "train it with --groups"
+        )
+    if not roster.chosen(config, net, hidden=dataset.hidden):
+        every = dataclasses.replace(config, only=None)
+        names = [attack.name for attack in roster.chosen(every, net, hidden=dataset.hidden)]
+        raise InputError(
+            f"no attack has {config.only!r} in its name; there are: {', '.join(names)}"
+        )
+    dim = together(net)
+    for what, images, least in (
+        ("training", dataset.train, dim),
+        ("validation", dataset.validation, dim),
+        ("test", dataset.test, 2 * dim),  # a wrong key is another group's
+    ):
+        if len(images) < least:
+            raise InputError(
+                f"attacks on groups of {dim} need {least} {what} images or more, {dataset.name} "
+                f"has {len(images)}: attack a network of smaller --dim, or use more images"
+            )
 
 
 def run(
@@ -82,34 +123,17 @@ def run(
     dataset: Dataset,
     device: torch.device,
 ) -> None:
-    """Run the attacks that ``config`` asks for; write rows, tables and pictures.
+    """Run the attacks that ``config`` asks for, which :func:`check` has passed; write rows, tables
+    and pictures.
 
     The positive control gets the same attacks first. Rows that are there already, of the same
     weights and settings, are not made again, so a run that was interrupted goes on.
-
-    Raises:
-        InputError: an attack that the victim has nothing for.
     """
-    if config.attack in ("angle", "intersection") and victim.config.parts == 1:
-        raise InputError(
-            f"kind {victim.config.kind} has no key: attack {config.attack} needs kind complex"
-        )
-    if config.attack == "property" and not dataset.hidden:
-        raise InputError(
-            f"the victim learned the classes of {dataset.name} themselves, so nothing is hidden: "
-            "train it with --groups"
-        )
     attacks = roster.chosen(config, victim.config, hidden=dataset.hidden)
-    every = dataclasses.replace(config, only=None)
-    if not attacks:
-        names = roster.chosen(every, victim.config, hidden=dataset.hidden)
-        raise InputError(
-            f"no attack has {config.only!r} in its name; there are: "
-            + ", ".join(attack.name for attack in names)
-        )
     beside: dict[str, dict[str, Any]] = {}
     compared = None
     if control is not None:
+        every = dataclasses.replace(config, only=None)
         needed = roster.chosen(every, control.config, hidden=dataset.hidden)
         if config.only is not None:
             names = roster.compared_with(attacks)
@@ -199,54 +223,87 @@ def _judge(target: Target, attack: Attack) -> tuple[dict[str, dict[str, Any]], l
     """An attack's measures with intervals and blind answers, and what looks wrong about it."""
     attacker, family = target.attacker, attack.family
     count, draws = target.judged(attack)
-    score = scoring.SCORES[family]
-    own: list[dict[str, Tensor]] = []
-    other: list[dict[str, Tensor]] = []
-    logits = []
+    own, other, logits = (Columns(draws, count) for _ in range(3))
+    answers = 1
     for draw in range(draws):
-        for seen in target.observations(draw, attack.name, count):
+        for seen, truth in target.releases(attack, draw, count):
             answer = attack.answer(attacker, seen)
-            for chunks, found in zip(
-                (own, other), score(target.scoring, answer, seen), strict=True
-            ):
-                chunks.append({k: v.detach().cpu().double() for k, v in found.items()})
+            mine, others = scoring.SCORES[family](target.scoring, answer, truth)
+            own.note(draw, truth.index, mine | {"group": truth.clusters})
+            other.note(draw, truth.index, others)
             if family == "property":
-                logits.append(answer.detach().cpu())
-    tables = [
-        {k: torch.cat([c[k] for c in chunks]).view(draws, count).mean(dim=0) for k in chunks[0]}
-        for chunks in (own, other)
-    ]
+                logits.note(draw, truth.index, {"logits": keys.in_order(answer, truth)})
+            answers = scoring.choices(answer)
+    groups = own.columns.pop("group").long()
     measured: dict[str, dict[str, Any]] = {}
-    for name, values in tables[0].items():
-        low, high = metrics.mean_interval(values)
+    for name, values in own.columns.items():
+        low, high = interval(name, values, groups)
         measured[name] = {"value": values.mean().item(), "low": low, "high": high}
-        if name in tables[1]:
-            measured[name]["negative"] = tables[1][name].mean().item()
+        if name in other.columns:
+            measured[name]["negative"] = other.columns[name].mean().item()
     if family == "property":
-        truth = target.test.classes[:count].cpu()
-        every = torch.cat(logits).view(draws, count, -1)
-        measured |= scoring.summarise_property(every, truth)
+        known = target.test.classes[:count].cpu()
+        measured |= scoring.summarise_property(logits.columns["logits"], known)
     for name, values in scoring.blind(target.scoring, family).items():
         if name in measured:
             measured[name] |= values
     if family == "inversion":
-        _floors(target, measured, count)
+        _floors(target, attack, measured, count, answers)
     path = target.folder / "examples" / f"{_slug(attack.name)}.csv"
-    _write_csv(path, tables[0])
-    return measured, _flags(attacker.logs, attack, measured, tables[1])
+    means = {name: values.mean(dim=0) for name, values in own.columns.items()}
+    _write_csv(path, means | {"group": groups[0]})
+    return measured, _flags(attacker.logs, attack, measured, other.columns, groups)
 
 
-def _floors(target: Target, measured: dict[str, dict[str, Any]], count: int) -> None:
-    """The same measures of the blind answer and, where images share a group, of the best constant
-    blend of them."""
+class Columns:
+    """What was measured of every query in every draw, by name: ``(draws, images, ...)``."""
+
+    def __init__(self, draws: int, images: int) -> None:
+        self.columns: dict[str, Tensor] = {}
+        self.size = draws, images
+
+    def note(self, draw: int, index: Tensor, found: dict[str, Tensor]) -> None:
+        """Put the values of some images in their places."""
+        for name, values in found.items():
+            values = values.detach().cpu().double()
+            if name not in self.columns:
+                self.columns[name] = values.new_full((*self.size, *values.shape[1:]), math.nan)
+            self.columns[name][draw, index] = values
+
+
+def interval(name: str, values: Tensor, groups: Tensor | None = None) -> tuple[float, float]:
+    """The 95 % interval of the mean of a measure, ``(draws, images)``.
+
+    Over images, each averaged over its draws. Where images share a key, which ``groups`` of the
+    same shape say, it is over groups: the mean of each draw's interval, which more draws do not
+    narrow, as other draws put other images together.
+    """
+    if groups is None or _count(groups) == groups.shape[1]:
+        return metrics.mean_interval(values.mean(dim=0))
+    each = [metrics.mean_interval(v, groups=g) for v, g in zip(values, groups, strict=True)]
+    low, high = torch.tensor(each, dtype=torch.float64).mean(dim=0).tolist()
+    return low, high
+
+
+def _count(groups: Tensor) -> int:
+    """How many groups a draw has, of ``(draws, images)``."""
+    return min(len(draw.unique()) for draw in groups)
+
+
+def _floors(
+    target: Target, attack: Attack, measured: dict[str, dict[str, Any]], count: int, answers: int
+) -> None:
+    """The same measures of as many blind answers and, where images share a group, of the best
+    constant blend of them."""
     judge = target.scoring
-    answers = {"floor": judge.guess}
+    blind = {"floor": partial(judge.guess, answers=answers)}
     if target.attacker.rotated:
-        answers["blend"] = judge.blend
-    for kind, answer in answers.items():
+        blind["blend"] = judge.blend
+    once = dataclasses.replace(attack, again=None, whole=False)
+    for kind, answer in blind.items():
         chunks = [
-            scoring.score_images(judge, answer(seen), seen)[0]
-            for seen in target.observations(0, kind, count)
+            scoring.score_reconstructions(judge, answer(truth), truth)[0]
+            for _, truth in target.releases(dataclasses.replace(once, name=kind), 0, count)
         ]
         for name in measured:
             if "chance" not in measured[name]:
@@ -264,9 +321,13 @@ def _flags(
     attack: Attack,
     measured: dict[str, dict[str, Any]],
     others: dict[str, Tensor],
+    groups: Tensor | None = None,
 ) -> list[str]:
-    """What an attack, or its evaluation, shows of being broken."""
+    """What an attack, or its evaluation, shows of being broken; ``others`` are the measures on
+    other queries' truth, ``(draws, images)``."""
     found = []
+    if groups is not None and _count(groups) < min(GROUPS, groups.shape[1]):
+        found.append(f"{_count(groups)} groups judged: too few for an interval")
     for name in (*attack.needs, attack.name.replace("property ", "property_")):
         file = FILES.get(name, name)
         if file in logs:
@@ -275,7 +336,7 @@ def _flags(
         if name not in others:
             continue
         blind = measured[name].get("chance", measured[name].get("floor"))
-        low, high = metrics.mean_interval(others[name])
+        low, high = interval(name, others[name], groups)
         middle, width = (low + high) / 2, 0.8 * (high - low)  # about three standard errors
         ahead = blind - middle if name in SMALLER else middle - blind
         if ahead > max(width, 0.05 * abs(blind)):
@@ -318,24 +379,23 @@ def _worst_case(target: Target) -> None:
 
 def _draw(target: Target, control: Target | None) -> None:
     """A grid of random test images: what went in, and what each attack made of it."""
-    attacker, seed = target.attacker, target.config.seed
-    parts = attacker.knowledge.net.config.parts
+    seed, dim = target.config.seed, together(target.attacker.victim)
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(target.test), generator=generator)[: max(PICTURES, 2 * parts)]
+    count = min(-(-max(PICTURES, 2 * dim) // dim) * dim, len(target.test))
+    chosen = torch.randperm(len(target.test), generator=generator)[:count]
     rows: dict[str, Tensor] = {}
     for what, of in (("", target), (" (control)", control)):
         if of is None:
             continue
-        knowledge = of.attacker.knowledge
-        images = of.test.subset(chosen)
-        batch = next(iter(images.batches(len(chosen), knowledge.device)))
-        seen = knowledge.observe(batch, random_for("evaluation", seed, 0))
-        rows.setdefault("input", batch.images.cpu())
+        user = dataclasses.replace(of.user, images=of.test.subset(chosen))
         for attack in ROSTER:
-            shown = attack.family == "inversion" and roster.applicable(attack, knowledge.net.config)
+            shown = attack.family == "inversion" and roster.applicable(attack, of.attacker.victim)
             if shown and (not what or attack.name == "inversion dec(x)"):
-                answer = attack.answer(of.attacker, seen).detach().cpu()
-                rows[attack.name.removeprefix("inversion ") + what] = answer
+                times = target.config.spend.repeats
+                seen, truth = user.sends_whole(0, count, again=attack.again, times=times)
+                rows.setdefault("input", truth.batch.images.cpu())
+                answer = scoring.in_order(attack.answer(of.attacker, seen), truth)
+                rows[attack.name.removeprefix("inversion ") + what] = answer.detach().cpu()
     own = [images for name, images in rows.items() if name != "input" and "(control)" not in name]
     errors = torch.stack([metrics.rmse(images, rows["input"]) for images in own])
     picked = torch.stack(own)[errors.argmin(dim=0), torch.arange(len(chosen))]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,16 @@ class Whitening:
             return (features.flatten(-3) @ self.matrix).view_as(features)
         return (self.matrix @ features.flatten(-2)).view_as(features)
 
+    @cached_property
+    def white_mean(self) -> Tensor:
+        return self(self.mean)
+
+    def without_mean(self, white: Tensor) -> Tensor:
+        """White maps without what they have along the mean."""
+        unit = F.normalize(self.white_mean.flatten(), dim=0)
+        along = (white.flatten(-3) @ unit)[..., None, None, None]
+        return white - along * unit.view_as(self.mean)
+
 
 def in_full(released: tuple[int, ...]) -> bool:
     """Whether features ``(C, H, W)`` are small enough to be whitened as a whole."""
@@ -53,12 +64,10 @@ def measure_whitening(
     """Mean and covariance of up to ``limit`` of the attacker's own features, the covariance shrunk
     towards a multiple of the identity as few samples need it (Ledoit and Wolf 2004)."""
     found: list[Tensor] = []
-    dim, numbers = knowledge.net.config.dim, 0
-    size = -(-min(256, len(knowledge.train)) // dim) * dim
-    for batch in knowledge.train.fetch(knowledge.train.shuffled(size, generator), knowledge.device):
-        own = cF.first_parts(knowledge.observe(batch, generator).parts, 1)
-        found.append(own)
-        numbers = own[0].numel()
+    for batch in knowledge.shuffled(min(256, len(knowledge.train)), generator):
+        seen = knowledge.observe(batch, generator)
+        members, numbers = seen.key.directions.shape[1], seen.released[0, 0].numel()
+        found.append(cF.first_parts(seen.parts, members))
         # Of large features fewer do: every place of a map is a sample.
         if sum(map(len, found)) >= min(limit, limit * 1024 // numbers):
             break
@@ -85,7 +94,7 @@ def shared_direction(released: Tensor, known: Whitening) -> Tensor:
     """The unit vector s of each group along which its parts hold the mean feature:
     ``(G, d, C, H, W) -> (G, d)``."""
     white = known(released).flatten(2)
-    return F.normalize(white @ known(known.mean).flatten(), dim=1)
+    return F.normalize(white @ known.white_mean.flatten(), dim=1)
 
 
 def sharing_frames(shared: Tensor, members: int, generator: Generator) -> Tensor:
@@ -124,7 +133,9 @@ def _reflection(unit: Tensor) -> Tensor:
     return torch.eye(unit.shape[1]).to(unit) - 2 * normal.unsqueeze(2) * normal.unsqueeze(1)
 
 
-def guess(released: Tensor, known: Whitening, *, members: int, count: int, seed: int = 0) -> Tensor:
+def guess(
+    released: Tensor, known: Whitening, generator: Generator, *, members: int, count: int
+) -> Tensor:
     r"""Directions that the mean feature alone suggests, without any separation: ``(G, n, d)``.
 
     One vector, at d = 2 with a decoy: a key is a proper rotation, so that a stands an eighth of a
@@ -132,6 +143,6 @@ def guess(released: Tensor, known: Whitening, *, members: int, count: int, seed:
     """
     shared = shared_direction(released, known)
     if count > 1:
-        return sharing_frames(shared, members, Generator().manual_seed(seed))
+        return sharing_frames(shared, members, generator)[:, :count]
     turn = cF.angle_matrix(torch.tensor([-math.pi / 4])).to(shared)
     return (shared @ turn[0].mT).unsqueeze(1)

@@ -1,0 +1,49 @@
+"""The threat model as types: what an attack is given, and what it gives back.
+
+An attack is a function of :class:`Seen`, which holds released tensors and nothing else, and returns
+an :class:`Answer`, an unordered set for each group. The key, the images and their labels stay with
+the victim's user (:mod:`complexnn.attacks.user`); only :mod:`complexnn.attacks.scoring` brings the
+two together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+# How a user sends its images several times, fresh keys each time: the same groups; the queries
+# among fresh decoys or under fresh noise, packed groups as they were; in whatever company.
+Again = Literal["same group", "fresh decoys", "other company"]
+
+
+class Release(NamedTuple):
+    """Images that were sent before, released another time."""
+
+    released: Tensor  # (G', d, C, H, W)
+    place: Tensor  # (G, m): which of these G' groups repeats each of the m queries of a first group
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the server sees of a user's queries."""
+
+    released: (
+        Tensor  # (G, d, C, H, W): one batch, or every batch of a draw, for attacks on it whole
+    )
+    again: tuple[Release, ...] = ()  # only for attacks on images that are sent several times
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an attack makes of each group: an unordered set of n answers.
+
+    ``values`` are directions ``(G, n, d)``, features ``(G, n, C', H', W')``, images
+    ``(G, n, C, H, W)`` or logits ``(G, n, K)``; n is at least the number of queries. The truth
+    must not choose among answers by what they say, so an attack that made them from views of the
+    group adds the views' directions, by which scoring tells whose answer each of them is.
+    """
+
+    values: Tensor
+    shown_by: Tensor | None = None  # (G, n, d)

@@ -1,0 +1,138 @@
+"""The victim's user: it sends images to the server and keeps the truth about them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from complexnn.attacks.fitting import Observation, together, whole_groups
+from complexnn.attacks.threat import Again, Release, Seen
+from complexnn.images import Batch, ImageSet
+from complexnn.networks.split import Groups, Key, SplitNet
+from complexnn.training import eval_batch, random_for
+
+CROWD = 64  # packed groups among which queries are sent again
+BATCH = [field.name for field in dataclasses.fields(Batch)]
+
+
+@dataclass(frozen=True)
+class Truth(Observation):
+    """What the user knows of one release, and no attacker."""
+
+    index: Tensor  # places of the batch's images in the set that is judged
+
+    @property
+    def clusters(self) -> Tensor:
+        """For each query the lowest index of those with which it shares all its members: what such
+        queries show is not independent. Where groups overlap but in part, each its own: ``(B,)``.
+        """
+        members = self.key.members.sort(dim=1).values.cpu()
+        distinct, cluster = members.unique(dim=0, return_inverse=True)
+        if distinct.numel() > self.key.queries:
+            return self.index
+        cluster = cluster.repeat_interleave(self.key.directions.shape[1])[: self.key.queries]
+        lowest = self.index.new_full((len(distinct),), self.index.max().item())
+        return lowest.scatter_reduce(0, cluster, self.index, "amin")[cluster]
+
+
+@dataclass(frozen=True)
+class User:
+    """Sends ``images`` through the victim, draw by draw, each time under fresh keys."""
+
+    net: SplitNet
+    images: ImageSet
+    others: ImageSet  # what other users send meanwhile
+    device: torch.device
+    seed: int
+
+    @torch.no_grad()
+    def sends(
+        self, draw: int, count: int, *, again: Again | None = None, times: int = 1
+    ) -> Iterator[tuple[Seen, Truth]]:
+        """The first ``count`` images in batches: what the server sees, and the truth.
+
+        Every draw puts other images together. ``again``: how each batch is sent ``times`` times in
+        all; None: once.
+        """
+        net, rng = self.net, random_for("evaluation", self.seed, draw)
+        repeats = random_for("evaluation", self.seed, draw, 1)
+        order = self._order(draw, count)
+        dim = together(net.config)
+        chunks = [order[c] for c in whole_groups(count, eval_batch(dim), dim)]
+        for index, batch in zip(chunks, self.images.fetch(chunks, self.device), strict=True):
+            groups = net.group(net.features(batch.images), generator=rng)
+            truth = Truth(batch, *net.rotate(groups, generator=rng), index)
+            more = times - 1 if again else 0
+            sent = [self._again(again, truth, groups, repeats) for _ in range(more)]
+            yield Seen(truth.released, tuple(sent)), truth
+
+    def sends_whole(
+        self, draw: int, count: int, *, again: Again | None = None, times: int = 1
+    ) -> tuple[Seen, Truth]:
+        """The same with all batches of the draw seen, and answered, together."""
+        return joined(list(self.sends(draw, count, again=again, times=times)))
+
+    def _order(self, draw: int, count: int) -> Tensor:
+        """Packed queries share a key with their neighbours, so draws send them in other orders."""
+        if not draw or self.net.config.queries == 1:
+            return torch.arange(count)
+        return torch.randperm(count, generator=random_for("evaluation", self.seed, draw, 2))
+
+    def _again(self, how: Again, truth: Truth, groups: Groups, rng: Generator) -> Release:
+        net, queries = self.net, truth.key.directions.shape[1]
+        if how == "other company":
+            released, place = self.elsewhere(truth.batch, rng)
+            return Release(released, place[truth.key.members[:, :queries].cpu()])
+        if how == "fresh decoys":
+            groups = net.group(net.features(truth.batch.images), generator=rng)
+        released, _ = net.rotate(groups, generator=rng)
+        return Release(released, torch.arange(len(released)).unsqueeze(1).expand(-1, queries))
+
+    @torch.no_grad()
+    def elsewhere(self, batch: Batch, rng: Generator) -> tuple[Tensor, Tensor]:
+        """Another release of the same images, under fresh keys and in other company, and which of
+        its groups holds each of them: ``(G, d, C, H, W), (B,)``.
+
+        Packed queries stand among others of the user's kind, in so many groups that hardly two
+        queries share a group again.
+        """
+        net, images = self.net, batch.images
+        dim = together(net.config)
+        if net.config.queries > 1:
+            crowd = min(max(0, CROWD * dim - len(images)), len(self.others)) // dim * dim
+            chosen = torch.randperm(len(self.others), generator=rng)[:crowd].split(256)
+            more = self.others.fetch(chosen, self.device)
+            images = torch.cat([images, *(b.images for b in more)])
+        order = torch.randperm(len(images), generator=rng)
+        features = torch.cat([net.features(chunk) for chunk in images.split(256)])
+        groups = net.group(features[order.to(features.device)], generator=rng)
+        released, key = net.rotate(groups, generator=rng)
+        place = order.argsort()[: len(batch.images)]
+        return released, place // key.directions.shape[1]
+
+
+def joined(releases: Sequence[tuple[Seen, Truth]]) -> tuple[Seen, Truth]:
+    """Several batches as one release."""
+    every, truths = zip(*releases, strict=True)
+    images = [len(t.batch.images) for t in truths]
+    members = _shifted([t.key.members for t in truths], images)
+    rotation = torch.cat([t.key.rotation for t in truths])
+    key = Key(rotation, truths[0].key.group, members, sum(t.key.queries for t in truths))
+    released = torch.cat([s.released for s in every])
+    batch = Batch(*(torch.cat([getattr(t.batch, name) for t in truths]) for name in BATCH))
+    again = []
+    for same in zip(*(s.again for s in every), strict=True):
+        place = _shifted([r.place for r in same], [len(r.released) for r in same])
+        again.append(Release(torch.cat([r.released for r in same]), place))
+    index = torch.cat([t.index for t in truths])
+    return Seen(released, tuple(again)), Truth(batch, released, key, index)
+
+
+def _shifted(places: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+    """Places in several things as places in all of them put together."""
+    starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
+    return torch.cat([p + start for p, start in zip(places, starts, strict=False)])
