@@ -155,7 +155,7 @@ def _answer(
         return BACKWARD * (1 + spend.restarts) * spend.iterations * encoder
     if "dss" in attack.name and attack.family != "property":
         views = net.parts / net.queries  # all of a group's, for each of its queries
-        again = (1 + spend.restarts) * (dss.ITERATIONS + 1)
+        again = (1 + spend.restarts) * dss.ITERATIONS
         each = passes["separator"][0] + (0 if dss.of_features(net) else encoder)
         return views * again * each
     if attack.family == "intersection" or "mean a*" in attack.name:

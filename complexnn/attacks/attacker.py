@@ -141,7 +141,7 @@ class Attacker:
         if dss.of_features(self.victim):
             white = self.whitening(released)
             denoise = partial(dss.restore, model, self.whitening)
-            return dss.separate(white, denoise, starts, shift=dss.SHIFT)
+            return dss.separate(white, denoise, starts, shift=dss.SHIFT, angles=dss.FALLING)
         return dss.separate(released, lambda v, _: net.features(model(v).squeeze(1)), starts)
 
     @torch.no_grad()

@@ -21,7 +21,7 @@ angle.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +37,13 @@ from complexnn.metrics import double
 from complexnn.networks.attackers import FeatureDenoiser, UNet
 from complexnn.networks.registry import topology
 
-ITERATIONS = 40
-FIRST, LAST = 1.0, 0.3  # supposed angle of a view from its member, first and last, in rad
+ITERATIONS = 60
+FIRST, LAST = 1.0, 0.3  # supposed angle of a view from its member, in rad
+# It falls geometrically over two thirds of the steps, then stays; or is the same, where unknown.
+FALLING = tuple(
+    FIRST * (LAST / FIRST) ** min(1, 1.5 * step / ITERATIONS) for step in range(ITERATIONS)
+)
+STEADY = (LAST,) * ITERATIONS
 WIDEST = 1.5  # furthest view that the denoiser of features learns from
 WIDTH = 64  # channels of the denoiser of features
 PACE = 4  # of its steps take as long as one of a decoder to images
@@ -138,10 +143,10 @@ def separate(
     starts: Iterable[Tensor],
     *,
     shift: float = 0.0,
-    iterations: int = ITERATIONS,
+    angles: Sequence[float] = STEADY,
 ) -> Tensor:
-    """Of the frames that separation ends with, for each group the one whose views the denoiser
-    changes least.
+    """Of the frames that separation passes at the last angle, for each group the one whose views
+    the denoiser changes least.
 
     Args:
         released: ``(G, d, C, H, W)``; white, where the denoiser is for white features.
@@ -149,7 +154,7 @@ def separate(
         starts: frames ``(G, d, d)`` to start from.
         shift: share of what each row keeps of itself that is taken off: faster, where the denoiser
             knows the angle; where it does not, it sends views further than it should, anyway.
-        iterations: steps from each, while the angle falls geometrically.
+        angles: what the denoiser is told at each step.
 
     Returns:
         Directions ``(G, d, d)``, in no order.
@@ -168,13 +173,13 @@ def separate(
     least = torch.full((groups,), torch.inf, device=released.device)
     best = torch.eye(dim).to(flat).expand(groups, dim, dim)
     for frame in starts:
-        for step in range(iterations):
-            angle = FIRST * (LAST / FIRST) ** (step / max(1, iterations - 1))
-            found, _ = restored(frame, angle)
+        for angle in angles:
+            found, change = restored(frame, angle)
+            if angle == angles[-1]:
+                change = change.mean(dim=1)
+                best = torch.where((change < least).view(-1, 1, 1), frame, best)
+                least = torch.minimum(change, least)
             rows = F.normalize(found @ flat.mT @ inverse, dim=-1)
             own = (rows * frame).sum(dim=-1, keepdim=True)
             frame = nearest_orthogonal(rows - shift * own * frame)
-        change = restored(frame, LAST)[1].mean(dim=1)
-        best = torch.where((change < least).view(-1, 1, 1), frame, best)
-        least = torch.minimum(change, least)
     return best
