@@ -196,15 +196,18 @@ class NoPeek(Term):
         return distance_correlation(step.images[hidden].flatten(1), released.flatten(1))
 
 
-def near_members(place: Tensor, parts: int, generator: Generator) -> Tensor:
-    r"""Unit vectors at random angles of up to ``WIDEST`` from members of a group of ``parts``:
+def near_members(
+    place: Tensor, parts: int, generator: Generator, *, widest: float | None = None
+) -> Tensor:
+    r"""Unit vectors at random angles of up to ``widest`` from members of a group of ``parts``, by
+    default ``WIDEST``:
     :math:`e_i\cos\varphi + r\sin\varphi`, r a random mixture of the rest.
 
     Shape: ``(G, n)``, the members' places, to ``(G, n, parts)``.
     """
     member = F.one_hot(place, parts).double()
     rest = cF.normal(tuple(member.shape), generator) * (1 - member)
-    angle = WIDEST * cF.uniform((*place.shape, 1), generator)
+    angle = (WIDEST if widest is None else widest) * cF.uniform((*place.shape, 1), generator)
     return angle.cos() * member + angle.sin() * F.normalize(rest, dim=-1)
 
 
@@ -212,8 +215,8 @@ class DecoderTerm(Term):
     r"""An inversion decoder that is trained along: the encoder maximises its error.
 
     :math:`\min_g \max_{dec} -\|dec(x) - I\|^2`, mean over pixels in [0, 1]. Packed queries come in
-    no order, and dec(x) of many parts is a weak attacker: there it is the denoiser that separates
-    groups (:mod:`complexnn.attacks.dss`), which sees views near each member instead of x.
+    no order, and dec(x) of many parts is a weak attacker: there it is a decoder of views near each
+    member instead of x, as separation ends with them (:mod:`complexnn.attacks.dss`).
     """
 
     name = "decoder_fit"

@@ -20,7 +20,7 @@ from complexnn.attacks import dss, inversion, keys, roster, substitute
 from complexnn.attacks.suite import judged
 from complexnn.config import AttackConfig, Budget, NetConfig, TrainConfig
 from complexnn.networks.anatomy import dissect
-from complexnn.networks.attackers import PropertyClassifier
+from complexnn.networks.attackers import FeatureDenoiser, PropertyClassifier
 from complexnn.networks.modules import Critic
 from complexnn.networks.registry import build, topology
 
@@ -77,6 +77,8 @@ def attacking(config: AttackConfig, net: NetConfig, *, hidden: bool) -> tuple[fl
     flops = sum(seen * (BACKWARD * cost + encoder) for cost, _ in passes.values())
     if "query_free" in passes:  # for substitutes, which are trained first
         flops += substitute.SUBSTITUTES * seen * BACKWARD * sum(counted.flops.values())
+    if "separator" in passes and dss.of_features(net):
+        flops += (dss.PACE - 1) * seen * (BACKWARD * passes["separator"][0] + encoder)
     for attack in attacks:
         images, draws = judged(config, net, sys.maxsize, slow=attack.slow), config.draws
         if attack.slow:
@@ -137,6 +139,10 @@ def _networks(
 
     single = partial(inversion.make_feature_decoder, net, released, width=width), one, 1
     of_images = classifier(net.in_channels), (1, net.in_channels, *net.image_size), 1
+    separator = single
+    if dss.of_features(net):
+        features = round(config.capacity * dss.WIDTH)
+        separator = partial(dss.make_feature_denoiser, released, width=max(1, features)), one, 1
     regressor = partial(keys.make_regressor, net, released)
     return {
         "released_decoder": (decoder(queries), every, queries),
@@ -144,6 +150,7 @@ def _networks(
         "set_decoder": (decoder(net.dim), every, queries),
         "feature_decoder": single,
         "denoiser": single,
+        "separator": separator,
         "regressor": (regressor, (1, parts, *released), queries),
         "judge": (partial(Critic, channels, tuple(size)), (3, *released), 1),
         "property images": of_images,
@@ -160,8 +167,9 @@ def _pass(name: str, net: NetConfig, released: Shape, width: int) -> tuple[float
     make, shown, queries = _networks(net, released, width)[name]
     with torch.device("meta"):
         model, images = make().eval(), torch.empty(shown)
+        told = (torch.empty(1),) if isinstance(model, FeatureDenoiser) else ()
     with FlopCounterMode(display=False) as counter:
-        model(images)
+        model(images, *told)
     return counter.get_total_flops() / queries, 4e-6 * sum(p.numel() for p in model.parameters())
 
 
@@ -179,8 +187,9 @@ def _answer(
         return images * BACKWARD * (1 + spend.restarts) * spend.iterations * encoder
     if "dss" in attack.name and attack.family != "property":
         views = net.parts / net.queries  # all of a group's, for each of its queries
-        again = (1 + spend.restarts) * (dss.ITERATIONS + 2)
-        return views * again * (passes["denoiser"][0] + encoder)
-    if attack.family == "intersection" or "mean" in attack.name:
+        again = (1 + spend.restarts) * dss.ITERATIONS
+        each = passes["separator"][0] + (0 if dss.of_features(net) else encoder)
+        return views * again * each
+    if attack.family == "intersection" or "mean a*" in attack.name:
         return spend.repeats * encoder
     return encoder + sum(passes[name][0] for name in attack.needs if name in passes)

@@ -1,12 +1,19 @@
 """Denoising source separation: exact where the denoiser is, better than ICA where it is learned."""
 
+import math
+from pathlib import Path
+
 import pytest
 import torch
-from test_attacks import angle_error, ask, make_attacker, observe
+from test_attacks import CPU, angle_error, ask, make_attacker, observe
 
-from complexnn import adversaries
+import complexnn
+from complexnn import adversaries, data
 from complexnn import functional as cF
 from complexnn.attacks import dss, keys, roster
+from complexnn.attacks.attacker import Attacker
+from complexnn.attacks.fitting import Knowledge
+from complexnn.config import AttackConfig, DataConfig
 
 
 @pytest.mark.parametrize("dim", [2, 4, 8])
@@ -15,13 +22,45 @@ def test_a_denoiser_that_knows_every_feature_separates_exactly(dim, rng):
     groups = every[: 10 * dim].unflatten(0, (10, dim))
     rotation = cF.draw_rotations(10, dim, rng).float()
 
-    def nearest(views):
+    def nearest(views, angle):
         return every[(views.flatten(1) @ every.flatten(1).T).argmax(dim=1)]
 
-    found = dss.separate(cF.rotate(groups, rotation), nearest, starts=4)
+    starts = cF.draw_rotations(160, dim, rng).float().split(10)
+    found = dss.separate(cF.rotate(groups, rotation), nearest, starts)
     missed = keys.errors(found, rotation.mT) > 1e-3
     assert missed.float().mean() <= 0.05
     torch.testing.assert_close(found @ found.mT, torch.eye(dim).expand(10, dim, dim))
+
+
+def sparse(*shape):
+    """Of variance 1, nine in ten of them 0."""
+    return torch.randn(shape) * (torch.rand(shape) < 0.1) * 10**0.5
+
+
+def posterior_mean(views, angle):
+    """E[a | v] for v = a cos φ + n sin φ with n standard normal and a like :func:`sparse`."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    wide = 10 * cos**2 + sin**2  # variance of a view's entry where a is not 0
+    odds = math.log(0.1 / 0.9) + 0.5 * math.log(sin**2 / wide)
+    odds = odds + 0.5 * views.square() * (1 / sin**2 - 1 / wide)
+    return odds.sigmoid() * views * (10 * cos / wide)
+
+
+@pytest.mark.parametrize("dim", [3, 8, 32])
+def test_the_best_denoiser_of_sparse_sources_separates_them(dim, rng):
+    """Signs are not to be known: the sources are symmetric."""
+    torch.manual_seed(0)
+    rotation = cF.draw_rotations(8, dim, rng).float()
+    released = cF.rotate(sparse(8, dim, 4, 16, 16), rotation)
+    starts = [cF.draw_rotations(8, dim, rng).float()]
+    found = dss.separate(released, posterior_mean, starts, shift=dss.SHIFT, angles=dss.FALLING)
+    alike = (found @ rotation).abs().amax(dim=1)
+    assert alike.min() > 0.98
+    # A denoiser that takes the sources for Gaussian has nothing to go by.
+    still = dss.separate(
+        released, lambda v, angle: v * math.cos(angle), starts, shift=dss.SHIFT, angles=dss.FALLING
+    )
+    torch.testing.assert_close(still, starts[0], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("settings", [{"dim": 3}, {"dim": 4, "group": "packed"}])
@@ -43,6 +82,56 @@ def test_views_stand_beside_the_image_that_they_are_nearest_to(
     own = (weights * there).sum(dim=2)  # cos 1.2 = 0.362 at least
     assert 0.36 < own.min() < 0.7 < 0.98 < own.max() < 1.01
     assert len(views) == seen.key.queries
+
+
+class Sources(torch.nn.Module):
+    """Features of independent numbers, which know nothing of the images."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.draw = draw
+
+    def forward(self, images):
+        return self.draw(len(images), 4, 4, 4) + 0.5
+
+
+def attacker_of(folder, draw, *, steps):
+    torch.manual_seed(0)
+    whole = data.load(DataConfig(groups="parity"))
+    net = complexnn.build(
+        "thin4", image_size=16, in_channels=1, num_classes=2, mean=whole.mean, std=whole.std,
+        dim=4, group="packed",
+    )  # fmt: skip
+    net.encoder = Sources(draw)
+    known = Knowledge(net.eval().requires_grad_(False), whole.train, whole.validation, CPU)
+    config = AttackConfig(
+        attack="all", victim=Path("none"), budget="quick", steps=steps, capacity=0.25
+    )
+    return Attacker(known, whole.classes, config, folder, "hash"), whole
+
+
+@pytest.mark.parametrize("draw", [sparse, torch.randn], ids=["sparse", "gaussian"])
+def test_separation_stands_and_falls_with_the_sources(tmp_path, draw):
+    """A denoiser learns what sparse sources look like. Of Gaussian ones nothing is to be learned
+    beyond the best linear estimate, whose loss is 1, and no direction but the mean's to be found.
+    """
+    attacker, whole = attacker_of(tmp_path, draw, steps=150 if draw is sparse else 40)
+    error, blind = angle_error(attacker, whole, "dss"), attacker.blind_angle(4)
+    loss = attacker.logs["separator"].validation
+    if draw is sparse:
+        assert error < 0.5 * blind
+    else:
+        assert error == pytest.approx(blind, rel=0.06) and 0.93 < loss < 1.05
+
+
+def test_separation_is_the_same_again(tmp_path):
+    found = []
+    for folder in ("first", "second"):
+        attacker, whole = attacker_of(tmp_path / folder, sparse, steps=2)
+        torch.manual_seed(7)
+        seen = observe(attacker, whole, count=60)[0]
+        found.append(attacker.key_attacks["dss"](seen.released))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
 
 
 def test_a_learned_denoiser_separates_where_ica_does_not(tmp_path):

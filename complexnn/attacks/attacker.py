@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from complexnn import checkpoint
-from complexnn.attacks import dss, inference, intersection, inversion, keys, substitute
+from complexnn.attacks import dss, inference, intersection, inversion, keys, substitute, whitening
 from complexnn.attacks.fitting import FitLog, Knowledge, View, best_matching, take
 from complexnn.attacks.threat import Answer, Seen
 from complexnn.config import AttackConfig, NetConfig
@@ -29,6 +29,7 @@ FILES = {
     "regressor": "angle", "released_decoder": "dec_x", "feature_decoder": "dec_a",
     "set_decoder": "dec_set", "query_free": "dec_substitute",
 }  # fmt: skip
+GUESSES = 8  # blind ones of each of the attacker's own groups
 Directions = Callable[[Tensor], Tensor]  # released -> (G, n, d)
 
 
@@ -90,6 +91,26 @@ class Attacker:
         )
 
     @cached_property
+    def separator(self) -> nn.Module:
+        """What separates a group's views: a denoiser of white features, or the decoder of views
+        to images where these are smaller."""
+        if not dss.of_features(self.victim):
+            decoder = self.denoiser
+            self.logs["separator"] = self.logs["denoiser"]
+            return decoder
+        return self._trained(
+            "separator",
+            lambda: dss.make_feature_denoiser(self.released, width=self._wide(dss.WIDTH)),
+            lambda model, rng: dss.fit_feature_denoiser(
+                model, self.whitening, self.knowledge, self.config, rng
+            ),
+        )
+
+    @cached_property
+    def whitening(self) -> whitening.Whitening:
+        return whitening.measure_whitening(self.knowledge, self.rng("whitening"))
+
+    @cached_property
     def statistics(self) -> keys.Statistics:
         return keys.measure_statistics(self.knowledge, self.rng("statistics"))
 
@@ -97,7 +118,7 @@ class Attacker:
     def key_attacks(self) -> dict[str, Directions]:
         """Every attack on the key, the cheapest first."""
         count = keys.candidates(self.victim)
-        found: dict[str, Directions] = {}
+        found: dict[str, Directions] = {"mean": self._mean_guess}
         if count == 1:
             found["phase"] = lambda x: keys.phase(x, self.statistics)
         found["ica"] = lambda x: keys.ica(x, self.statistics, self.judge, count=count)
@@ -108,14 +129,27 @@ class Attacker:
             found["dss"] = self._separate
         return found
 
+    def _mean_guess(self, released: Tensor) -> Tensor:
+        """What the mean feature alone tells."""
+        count = keys.candidates(self.victim)
+        return whitening.guess(
+            released, self.whitening, self.rng("guess"), members=self.victim.dim, count=count
+        )
+
     def _separate(self, released: Tensor) -> Tensor:
         """Every view of a group, by denoising source separation."""
-        net, starts = self.knowledge.net, 1 + self.config.spend.restarts
-        return dss.separate(
-            released,
-            lambda views: net.features(self.denoiser(views).squeeze(1)),
-            starts=starts,
-        )
+        shared = whitening.shared_direction(released, self.whitening)
+        rng = self.rng("starts")
+        starts = [
+            whitening.sharing_frames(shared, self.victim.dim, rng)
+            for _ in range(1 + self.config.spend.restarts)
+        ]
+        net, model = self.knowledge.net, self.separator
+        if dss.of_features(self.victim):
+            white = self.whitening(released)
+            denoise = partial(dss.restore, model, self.whitening)
+            return dss.separate(white, denoise, starts, shift=dss.SHIFT, angles=dss.FALLING)
+        return dss.separate(released, lambda v, _: net.features(model(v).squeeze(1)), starts)
 
     @torch.no_grad()
     def intersected(self, seen: Seen) -> Tensor:
@@ -125,6 +159,23 @@ class Attacker:
         rows = intersection.directions(here, [(x, place.flatten()) for x, place in seen.again])
         rows = keys.nearest_orthogonal(rows.unflatten(0, (groups, count)))
         return keys.upright(rows, seen.released, self.judge)
+
+    @cache  # noqa: B019 - an attacker lives as long as the command
+    def blind_angle(self, answers: int) -> float:
+        """Error of a blind guess of so many directions: of a random frame or, where that is better,
+        of one that knows the mean feature, measured on the attacker's own images. One vector for
+        one query is compared with the former alone: there the latter is an attack."""
+        blindly = keys.chance(self.victim, answers=answers)
+        if answers == 1:
+            return blindly
+        rng, own = self.rng("blind"), self.knowledge.held_out(self.config.batch_size)
+        guess = partial(whitening.guess, members=self.victim.dim, count=answers)
+        found = [
+            keys.errors(guess(seen.released, self.whitening, rng), seen.key.directions)
+            for _ in range(GUESSES)
+            for seen in own
+        ]
+        return min(blindly, torch.cat(found).mean().item())
 
     @cached_property
     def best_key_attack(self) -> str:

@@ -1,19 +1,27 @@
 r"""Denoising source separation (Särelä and Valpola, JMLR 2005), the denoiser learned.
 
 An encoder makes few of all possible features. A denoiser, trained on views that lie between a
-member and the rest of its group, sends any view to the image that dominates it, and the encoder
-makes a feature of that. Projected on the span of what was released, all views of a group together
-become the next frame, orthonormal again because the rows of a key are:
+member and the rest of its group, sends a view at an angle φ from a member to that member. What it
+makes of all views of a frame U, projected on the span of what was released, becomes the next
+frame, orthonormal again because the rows of a key are, while the angle falls:
 
-.. math:: U \leftarrow \mathrm{polar}\left(D(U X)\, X^T (X X^T)^{-1}\right), \qquad
-    D = g \circ \mathrm{dec}.
+.. math:: U \leftarrow \mathrm{polar}\left(M - \kappa\, \mathrm{diag}(M U^T)\, U\right), \qquad
+    M = D_\varphi(U X)\, X^T (X X^T)^{-1}, \text{ rows of unit length}.
 
-With tanh for D this is, but for a shift, FastICA.
+With tanh for D this is FastICA, which shifts by the mean derivative in the place of a share κ of
+what each row keeps of itself.
+
+The denoiser works where there is less to learn. Where features have fewer numbers than images, it
+is a network of white features, in whose every direction members differ from mixtures as much as
+in every other. Where they have more, they fill few of their directions, and whitening would show
+little else than the rest: there it is a decoder to images, the encoder after it, and knows no
+angle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,24 +31,48 @@ from complexnn import functional as cF
 from complexnn.adversaries import near_members
 from complexnn.attacks.fitting import FitLog, Knowledge, Observation, fit
 from complexnn.attacks.keys import nearest_orthogonal
-from complexnn.config import AttackConfig
+from complexnn.attacks.whitening import Whitening
+from complexnn.config import AttackConfig, NetConfig
 from complexnn.metrics import double
-from complexnn.networks.attackers import UNet
+from complexnn.networks.attackers import FeatureDenoiser, UNet
+from complexnn.networks.registry import topology
 
 ITERATIONS = 60
+FIRST, LAST = 1.0, 0.3  # supposed angle of a view from its member, in rad
+# It falls geometrically over two thirds of the steps, then stays; or is the same, where unknown.
+FALLING = tuple(
+    FIRST * (LAST / FIRST) ** min(1, 1.5 * step / ITERATIONS) for step in range(ITERATIONS)
+)
+STEADY = (LAST,) * ITERATIONS
+WIDEST = 1.5  # furthest view that the denoiser of features learns from
+WIDTH = 64  # channels of the denoiser of features
+PACE = 4  # of its steps take as long as one of a decoder to images
+SHIFT = 0.5  # of a denoiser of features
+
+Denoise = Callable[[Tensor, float], Tensor]  # views (B, C, H, W) and their angle -> features
+
+
+def near(
+    seen: Observation, generator: Generator, *, widest: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Places of members in their groups ``(G, n)``, and mixtures of the group's parts beside them
+    ``(G, n, parts)``: one for each packed query; in decoy groups, of one random member."""
+    groups, dim = seen.key.members.shape
+    place = torch.arange(dim).expand(groups, dim)
+    if seen.key.group == "decoy":
+        place = torch.randint(0, dim, (groups, 1), generator=generator)
+    return place, near_members(place, seen.released.shape[1], generator, widest=widest)
 
 
 def mixed_views(seen: Observation, generator: Generator) -> tuple[Tensor, Tensor]:
     """Views of each group between its members and random mixtures of the rest, and which images of
-    the batch those members are: one view for each packed query; in decoy groups, of one random
-    member."""
-    parts, (groups, dim) = seen.parts, seen.key.members.shape
-    place = torch.arange(dim).expand(groups, dim)
-    if seen.key.group == "decoy":
-        place = torch.randint(0, dim, (groups, 1), generator=generator)
-    views = cF.rotate(parts, near_members(place, parts.shape[1], generator).to(parts))
+    the batch those members are."""
+    place, mixing = near(seen, generator)
     members = seen.key.members.gather(1, place.to(seen.key.members.device))
-    return views.flatten(0, 1), members.flatten()
+    return cF.rotate(seen.parts, mixing.to(seen.released)).flatten(0, 1), members.flatten()
+
+
+# ------------------------------------------------------------------------------------ denoisers
 
 
 def fit_denoiser(
@@ -55,21 +87,74 @@ def fit_denoiser(
     return fit(model, loss, knowledge, config, generator, "denoiser of views")
 
 
+def of_features(net: NetConfig) -> bool:
+    """Whether views are denoised as features, since these have fewer numbers than images."""
+    return math.prod(topology(net).released) < net.in_channels * math.prod(net.image_size)
+
+
+def make_feature_denoiser(released: tuple[int, int, int], *, width: int = WIDTH) -> FeatureDenoiser:
+    """A fresh denoiser of white features."""
+    channels, *size = released
+    return FeatureDenoiser(channels, tuple(size), width=width)
+
+
+def fit_feature_denoiser(
+    model: FeatureDenoiser,
+    known: Whitening,
+    knowledge: Knowledge,
+    config: AttackConfig,
+    generator: Generator,
+) -> FitLog:
+    r"""Train a network from white views and their angle to the white feature of the member, both
+    without what they have along the mean: of a view that is the sum of its weights, of a member
+    the mean itself.
+
+    Loss: :math:`\|D(v, \varphi) - a\|^2 / (N \sin^2\varphi)`, which is 1 at every angle for the
+    best linear denoiser: small angles count as much as large ones.
+    """
+
+    def loss(model: FeatureDenoiser, seen: Observation) -> Tensor:
+        place, mixing = near(seen, generator, widest=WIDEST)
+        white = known.without_mean(known(seen.parts))
+        every = torch.arange(len(place)).unsqueeze(1)
+        angle = mixing.gather(2, place.unsqueeze(2)).clamp(-1, 1).acos().clamp(min=0.02)
+        angle = angle.flatten().to(white)
+        views = cF.rotate(white, mixing.to(white)).flatten(0, 1)
+        error = model(views, angle) - white[every, place].flatten(0, 1)
+        return (error / angle.sin().view(-1, 1, 1, 1)).square().mean()
+
+    steps = PACE * config.spend.steps
+    return fit(model, loss, knowledge, config, generator, "denoiser of features", steps=steps)
+
+
+def restore(model: FeatureDenoiser, known: Whitening, views: Tensor, angle: float) -> Tensor:
+    """What that network makes of white views at a supposed angle, with the mean of a member."""
+    found = model(known.without_mean(views), views.new_full((len(views),), angle))
+    return found + known.white_mean
+
+
+# ----------------------------------------------------------------------------------- separation
+
+
 @torch.no_grad()
 def separate(
     released: Tensor,
-    denoise: Callable[[Tensor], Tensor],
+    denoise: Denoise,
+    starts: Iterable[Tensor],
     *,
-    starts: int,
-    iterations: int = ITERATIONS,
+    shift: float = 0.0,
+    angles: Sequence[float] = STEADY,
 ) -> Tensor:
-    """The frame of each group whose views the denoiser changes least, of all that it passes.
+    """Of the frames that separation passes at the last angle, for each group the one whose views
+    the denoiser changes least.
 
     Args:
-        released: ``(G, d, C, H, W)``.
-        denoise: views ``(B, C, H, W)`` to features that an image could have.
-        starts: random frames to start from, each with the signs that the denoiser prefers.
-        iterations: steps from each.
+        released: ``(G, d, C, H, W)``; white, where the denoiser is for white features.
+        denoise: views ``(B, C, H, W)``, and their angle from a member, to features.
+        starts: frames ``(G, d, d)`` to start from.
+        shift: share of what each row keeps of itself that is taken off: faster, where the denoiser
+            knows the angle; where it does not, it sends views further than it should, anyway.
+        angles: what the denoiser is told at each step.
 
     Returns:
         Directions ``(G, d, d)``, in no order.
@@ -78,24 +163,23 @@ def separate(
     flat = released.flatten(2)
     inverse = torch.linalg.pinv(double(flat @ flat.mT), hermitian=True).to(flat)
 
-    def restored(frame: Tensor) -> tuple[Tensor, Tensor]:
+    def restored(frame: Tensor, angle: float) -> tuple[Tensor, Tensor]:
         """What the denoiser makes of each view, and how far from it, relative to its power."""
         views = cF.rotate(released, frame)
-        found = denoise(views.flatten(0, 1)).unflatten(0, views.shape[:2]).flatten(2)
+        found = denoise(views.flatten(0, 1), angle).unflatten(0, views.shape[:2]).flatten(2)
         power = views.flatten(2).square().sum(-1).clamp(min=1e-30)
         return found, (found - views.flatten(2)).square().sum(-1) / power
 
     least = torch.full((groups,), torch.inf, device=released.device)
     best = torch.eye(dim).to(flat).expand(groups, dim, dim)
-    for start in range(starts):
-        frame = cF.draw_rotations(groups, dim, Generator().manual_seed(start)).to(flat)
-        upright = restored(frame)[1] <= restored(-frame)[1]
-        frame = torch.where(upright.unsqueeze(-1), frame, -frame)
-        for _ in range(iterations):
-            found, change = restored(frame)
-            change = change.mean(dim=1)
-            best = torch.where((change < least).view(-1, 1, 1), frame, best)
-            least = torch.minimum(change, least)
-            inside = found @ flat.mT @ inverse
-            frame = nearest_orthogonal(F.normalize(inside, dim=-1))
+    for frame in starts:
+        for angle in angles:
+            found, change = restored(frame, angle)
+            if angle == angles[-1]:
+                change = change.mean(dim=1)
+                best = torch.where((change < least).view(-1, 1, 1), frame, best)
+                least = torch.minimum(change, least)
+            rows = F.normalize(found @ flat.mT @ inverse, dim=-1)
+            own = (rows * frame).sum(dim=-1, keepdim=True)
+            frame = nearest_orthogonal(rows - shift * own * frame)
     return best

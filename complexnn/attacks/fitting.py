@@ -137,14 +137,17 @@ def fit(
     config: AttackConfig,
     generator: Generator,
     what: str,
+    *,
+    steps: int | None = None,
 ) -> FitLog:
-    """Train ``model`` in place: AdamW, one cycle over the budget's steps, and in the end the state
-    that was best on the attacker's validation images (early stopping in hindsight)."""
+    """Train ``model`` in place: AdamW, one cycle over ``steps``, by default the
+    budget's, and in the end the state that was best on the attacker's validation images (early
+    stopping in hindsight)."""
     model.to(knowledge.device)
     if config.precision == "bf16":  # of the network only: what it is shown stays exact
         low = torch.autocast(knowledge.device.type, torch.bfloat16)
         model.forward = convert_outputs_to_fp32(low(model.forward))
-    steps = config.spend.steps
+    steps = steps or config.spend.steps
     optimiser = torch.optim.AdamW(weight_groups(model, 0.01), lr=config.lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, config.lr, total_steps=steps + 1, pct_start=0.1

@@ -133,12 +133,13 @@ _PROPERTY = partial(Attack, family="property", labels=True)
 _KEY = partial(Attack, family="angle", rotated=True)
 
 ROSTER: tuple[Attack, ...] = (
+    _KEY("angle mean", answer=_key("mean")),
     _KEY("angle phase", answer=_key("phase"), several=False),
     _KEY("angle ica", answer=_key("ica"), needs=("judge",)),
     _KEY("angle angle-regressor", answer=_key("angle-regressor"), needs=("regressor",)),
     _KEY("angle fast-ica", answer=_key("fast-ica"), needs=("judge",), slow=True),
     _KEY("angle critic-search", answer=_key("critic-search"), needs=("judge",), slow=True),
-    _KEY("angle dss", answer=_key("dss"), needs=("denoiser",), slow=True, several=True),
+    _KEY("angle dss", answer=_key("dss"), needs=("separator",), slow=True, several=True),
     Attack("span", "span", _span),
     Attack("release", "release", _released_together, ("judge",), rotated=True, whole=True),
     Attack(
@@ -166,8 +167,8 @@ ROSTER: tuple[Attack, ...] = (
     ),
     Attack("inversion query-free", "inversion", _query_free, whole=True, labels=True),
     Attack(
-        "inversion dss", "inversion", _separated, ("denoiser",), slow=True, rotated=True,
-        control="inversion dec(x)", several=True,
+        "inversion dss", "inversion", _separated, ("separator", "denoiser"), slow=True,
+        rotated=True, control="inversion dec(x)", several=True,
     ),
     Attack(
         "inversion optimised without key", "inversion", partial(_optimised, with_key=False),
@@ -188,8 +189,9 @@ ROSTER: tuple[Attack, ...] = (
     ),
     _PROPERTY("property released", answer=partial(_classified, trained_on="released"),
               rotated=True, decoys=True, control="property features"),
-    _PROPERTY("property dss", answer=partial(_classified, trained_on="dss"), needs=("denoiser",),
-              slow=True, rotated=True, control="property reconstructions", several=True),
+    _PROPERTY("property dss", answer=partial(_classified, trained_on="dss"),
+              needs=("separator", "denoiser"), slow=True, rotated=True,
+              control="property reconstructions", several=True),
 )  # fmt: skip
 
 

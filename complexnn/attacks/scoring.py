@@ -313,10 +313,10 @@ def blind(scoring: Scoring, family: str) -> dict[str, dict[str, float]]:
     gallery = len(scoring.gallery)
     net = attacker.knowledge.net.config
     if family == "angle":
-        return {"angle_error": {"chance": keys.chance(net)}}
+        return {"angle_error": {"chance": attacker.blind_angle(keys.candidates(net))}}
     if family == "intersection":
         releases = attacker.config.spend.repeats
-        blindly = keys.chance(net, answers=net.queries)
+        blindly = attacker.blind_angle(net.queries)
         return {"angle_error": {"chance": blindly, "releases": releases}}
     if family == "release":
         return {"angle_error": {"chance": keys.chance(net, answers=net.parts)}}

@@ -105,6 +105,58 @@ def _double(in_channels: int, out_channels: int) -> nn.Sequential:
     )
 
 
+class FeatureDenoiser(nn.Module):
+    r"""A view at a known angle from one of a group's features to that feature.
+
+    Views are :math:`v = a\cos\varphi + n\sin\varphi` with n a mixture of the other features, white
+    ones, so that n has the covariance of a. For Gaussian features the best estimate of a is
+    :math:`v\cos\varphi`; residual convolutions at full resolution learn what else there is,
+
+    .. math:: D(v, \varphi) = v\cos\varphi + N(v, \varphi)\sin\varphi,
+
+    where the target of N has the same size at every angle. Each place has a bias of its own, and
+    each block sees the mean over the map.
+
+    Shape: ``(B, C, H, W), (B,) -> (B, C, H, W)``.
+    """
+
+    def __init__(
+        self, channels: int, size: tuple[int, int], *, width: int = 64, blocks: int = 3
+    ) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels + 2, width, 3, padding=1)
+        self.place = nn.Parameter(torch.zeros(width, *size))
+        self.blocks = nn.ModuleList(_ContextBlock(width) for _ in range(blocks))
+        self.last = nn.Conv2d(width, channels, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, views: Tensor, angle: Tensor) -> Tensor:
+        angle = angle.to(views).view(-1, 1, 1, 1)
+        cos, sin = angle.cos(), angle.sin()
+        told = torch.cat([cos, sin.clamp(min=0.02).log()], dim=1)
+        x = torch.cat([views, told.expand(-1, 2, *views.shape[2:])], dim=1)
+        x = self.first(x.contiguous(memory_format=torch.channels_last)) + self.place
+        for block in self.blocks:
+            x = block(x)
+        return views * cos + self.last(F.relu(x)) * sin
+
+
+class _ContextBlock(nn.Module):
+    """A residual block of two convolutions, beside a linear map of the mean over positions."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(width, width, 3, padding=1)
+        self.other = nn.Conv2d(width, width, 3, padding=1)
+        self.context = nn.Linear(width, width)
+        nn.init.zeros_(self.other.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        local = self.other(F.relu(self.one(F.relu(x))))
+        return x + local + self.context(x.mean(dim=(2, 3)))[:, :, None, None]
+
+
 class PropertyClassifier(nn.Sequential):
     """A small residual classifier of feature maps or images.
 
