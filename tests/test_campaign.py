@@ -29,9 +29,15 @@ ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(
     p
     for p in (ROOT / "scripts").glob("*.sh")
-    if p.name not in ("environment.sh", "test.sh", "slurm.sh", "quickstart.sh")
+    if p.name not in ("environment.sh", "test.sh", "quickstart.sh")
 )
 TINY = "--epochs 1 --limit-train 100 --groups parity"
+
+
+@pytest.fixture(autouse=True)
+def logs(tmp_path_factory, monkeypatch):
+    """Where commands' logs go, away from the runs."""
+    monkeypatch.setattr(campaign, "LOGS", tmp_path_factory.mktemp("logs"))
 
 
 def start(monkeypatch, lines, *flags):
@@ -57,7 +63,8 @@ def commands(tmp_path):
 def test_a_campaign_runs_and_is_not_run_again(commands, tmp_path, monkeypatch, capfd):
     assert start(monkeypatch, commands) == 0
     out = capfd.readouterr().out
-    assert "[1/4] train.py" in out
+    assert "[1/4] start: train.py" in out
+    assert "4 commands: 4 done" in out
     assert "Classification error in %" in out
     rows = read_rows(tmp_path / "run" / "results.jsonl")
     assert {"task", "angle phase", "angle ica"} <= {r["name"] for r in rows}
@@ -169,18 +176,6 @@ def test_a_folder_with_another_run_is_refused(commands, monkeypatch, capsys):
     assert "holds another run (python train.py" in capsys.readouterr().err
 
 
-def test_a_failing_command_ends_the_campaign_with_its_status(tmp_path, monkeypatch, capfd):
-    (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "cat").mkdir()
-    (tmp_path / "train" / "cat" / "0.png").write_text("no image")
-    lines = [f"train.py {TINY} --output-dir {tmp_path / 'file'}", f"report tables {tmp_path}"]
-    (tmp_path / "file").write_text("in the way")
-    assert start(monkeypatch, lines) == 2
-    captured = capfd.readouterr()
-    assert "cannot write to" in captured.err
-    assert "[2/2]" not in captured.out
-
-
 def test_an_interrupted_campaign_goes_on(tmp_path):
     """SIGTERM to the campaign reaches the training, which saves its state."""
     run = tmp_path / "run"
@@ -190,8 +185,8 @@ def test_an_interrupted_campaign_goes_on(tmp_path):
         stdin.seek(0)
         process = subprocess.Popen(
             [sys.executable, "-m", "complexnn.campaign", "--device", "cpu"],
-            cwd=ROOT, stdin=stdin, stdout=stderr, stderr=stderr,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            cwd=tmp_path, stdin=stdin, stdout=stderr, stderr=stderr,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         deadline = time.monotonic() + 120
         while not (run / "state").is_dir():
