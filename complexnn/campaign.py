@@ -231,8 +231,10 @@ def _looked_at(config: DataConfig) -> tuple[int, tuple[int, int, int], int]:
 
 def estimate(job: Job, device: torch.device) -> tuple[float, float]:
     """Seconds and megabytes that a job takes, both rough."""
-    if job.config is None or job.finished:
+    if job.finished:
         return 0.0, 0.0
+    if job.config is None:  # reads and measures
+        return estimates.START, 0.0
     if isinstance(job.config, TrainConfig):
         flops, size = estimates.training(job.config, job.net, _looked_at(job.data)[0])
         flops *= 1 - _begun(job.config)
@@ -383,10 +385,10 @@ def _submit(jobs: list[Job], config: CampaignConfig) -> None:
         for group in groups
         if not all(job.finished for job in group)
     ]
-    flags = ["--jobs", str(config.jobs)]
-    flags += ["--devices", config.devices] if config.devices else []
-    flags += ["--hours", str(config.hours)] if config.hours else []
-    elements = cluster.submit(lines, flags, config.slurm, folder=LOGS / "slurm")
+    argv = [sys.executable, "-m", "complexnn.campaign", "--jobs", str(config.jobs)]
+    argv += ["--devices", config.devices] if config.devices else []
+    argv += ["--hours", str(config.hours)] if config.hours else []
+    elements = cluster.submit(lines, argv, config.slurm, folder=LOGS / "slurm")
     for element, group in zip(elements, lines, strict=True):
         print(f"{element.job_id}: {len(group)} commands from {group[0]}")
     print(f"what they say goes to {LOGS / 'slurm'}, what their commands say to {LOGS}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,22 +16,21 @@ RESTARTS = 100  # of an element that its time was too short for; it goes on each
 
 
 class Element:
-    """One element of the array: a campaign of commands that wait for each other.
+    """One element of the array: a campaign (``argv``) of commands (``lines``) that belong together.
 
-    ``submitit`` pickles it, calls it on a node, and calls :meth:`checkpoint` before the node is
-    taken away.
+    ``submitit`` pickles it, calls it on a node, and calls :meth:`checkpoint`, from a signal's
+    handler, before the node is taken away.
     """
 
-    def __init__(self, lines: Sequence[str], flags: Sequence[str]) -> None:
-        self.lines, self.flags = tuple(lines), tuple(flags)
+    def __init__(self, argv: Sequence[str], lines: Sequence[str]) -> None:
+        self.argv, self.lines = tuple(argv), tuple(lines)
         self.process: subprocess.Popen | None = None
 
     def __call__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "complexnn.campaign", *self.flags],
-            stdin=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
-        self.process.communicate("\n".join(self.lines))
+            self.argv, stdin=subprocess.PIPE, text=True, start_new_session=True
+        )
+        self.process.communicate("\n".join(self.lines) + "\n")
         if self.process.returncode:
             raise RuntimeError(f"the campaign ended with status {self.process.returncode}")
 
@@ -38,15 +38,17 @@ class Element:
         """Let the commands save their states; what is to be called to go on."""
         from submitit.helpers import DelayedSubmission
 
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            self.process.wait()
-        return DelayedSubmission(Element(self.lines, self.flags))
+        if self.process is not None:
+            # Not Popen's own wait: what this interrupts may be in it, and holds its lock.
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(self.process.pid, signal.SIGTERM)
+                os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+        return DelayedSubmission(Element(self.argv, self.lines))
 
 
 def submit(
     groups: Sequence[Sequence[str]],
-    flags: Sequence[str],
+    argv: Sequence[str],
     settings: Sequence[str],
     *,
     folder: Path,
@@ -55,7 +57,7 @@ def submit(
     """Submit each group of lines as an element of one array; submitit's jobs.
 
     Args:
-        flags: of the campaigns that the elements run.
+        argv: starts a campaign, which reads a group from standard input.
         settings: of sbatch, as ``name=value``; ``time`` in minutes.
         engine: ``local`` runs them in processes here.
 
@@ -76,7 +78,7 @@ def submit(
             slurm_additional_parameters=named | {"requeue": True},
         )  # fmt: skip
         with executor.batch():
-            elements = [executor.submit(Element(lines, flags)) for lines in groups]
+            elements = [executor.submit(Element(argv, lines)) for lines in groups]
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"nothing was submitted: {said[0]}") from error
