@@ -1,29 +1,31 @@
-"""Campaigns: ``python -m complexnn.campaign < COMMANDS`` runs many commands, one after the other.
+"""Campaigns: ``python -m complexnn.campaign < COMMANDS`` runs many commands, several at once.
 
 A line is ``train.py FLAGS``, ``attack.py FLAGS``, a measurement (``offload FLAGS``,
 ``linearity FLAGS``, ``gaussianity FLAGS``) or ``report FLAGS``. Everything is checked before the
 first one starts: every flag, the data, the room on the disk. What is finished is skipped and what
-was interrupted goes on, so that a broken campaign is simply started again.
+was interrupted goes on, so that a broken campaign is simply started again. What comes out does not
+depend on how many run at once: a command that reads or writes a run waits for those before it that
+write or read the same run.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import re
 import shlex
 import shutil
-import signal
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
 
-from complexnn import checkpoint, data, estimates, results
+from complexnn import checkpoint, cluster, data, estimates, results
 from complexnn.attacks import suite
-from complexnn.cli import check_control, parse, run
+from complexnn.cli import check_control, make_accelerator, parse, run
 from complexnn.config import (
     MAY_CHANGE,
     AttackConfig,
@@ -31,16 +33,21 @@ from complexnn.config import (
     InputError,
     NetConfig,
     TrainConfig,
+    at_least,
+    check_numbers,
     command,
     from_dict,
+    results_of,
 )
 from complexnn.gaussianity import GaussianityConfig
+from complexnn.jobs import Command, Limits, run_all
 from complexnn.linearity import LinearityConfig
 from complexnn.offload import OffloadConfig
-from complexnn.progress import Interrupted, duration, track
+from complexnn.progress import duration, track
 from complexnn.tables import Table
 
 ROOT = Path(__file__).parent.parent
+LOGS = Path("logs")
 _planned = cache(data.plan)  # to list a folder of 50,000 images takes seconds
 
 MEASUREMENTS = {
@@ -64,6 +71,29 @@ class CampaignConfig:
     """Where the data sets lie, for commands that do not say."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
+    devices: str | None = None
+    """Several devices, as cuda:0,cuda:1, over which the commands are spread."""
+    jobs: int = 1
+    """Commands that run at once. They share the device; on CPUs each has its part of the cores."""
+    hours: float | None = None
+    """Start nothing that will not be finished by then, ask what still runs at the end to save its
+    state, and stop."""
+    slurm: tuple[str, ...] | None = None
+    """Hand the commands to Slurm instead, as one array, with these settings of sbatch, such as
+    partition=gpu gres=gpu:1 time=240; the time in minutes."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        at_least(self, 1, "jobs")
+        if self.hours is not None and self.hours <= 0:
+            raise InputError(f"hours must be positive, got {self.hours}")
+        if self.devices is not None and self.device != "auto":
+            raise InputError("give --device, or --devices for several, not both")
+
+    @property
+    def spread(self) -> tuple[str, ...]:
+        """The devices of ``devices``."""
+        return tuple(self.devices.replace(" ", "").split(",")) if self.devices else ()
 
 
 @dataclass(frozen=True)
@@ -75,6 +105,18 @@ class Job:
     data: DataConfig | None = None
     net: NetConfig | None = None  # what is trained, or attacked
     finished: bool = False
+    reads: frozenset[Path] = frozenset()  # runs
+    writes: frozenset[Path] = frozenset()
+
+    @property
+    def name(self) -> str:
+        """Script and run, in a few words."""
+        if self.config is not None:
+            about = [self.config.attack] if isinstance(self.config, AttackConfig) else []
+            return " ".join([self.words[0], *about, str(self.config.run_dir)])
+        return " ".join(
+            [self.words[0], *(map(str, self.writes) if self.writes else self.words[1:2])]
+        )
 
 
 def resolve(lines: Sequence[str], config: CampaignConfig) -> list[Job]:
@@ -104,9 +146,10 @@ def resolve(lines: Sequence[str], config: CampaignConfig) -> list[Job]:
             job = _training(flags)
             trained[job.config.run_dir] = job
         elif script in MEASUREMENTS:
-            asked = parse(MEASUREMENTS[script], list(flags), f"python -m complexnn.{script}")
-            finished = _trained(asked.victim, trained) and results.measured(asked, script)
-            job = Job((script, *flags), None, finished=finished)
+            wanted = parse(MEASUREMENTS[script], list(flags), f"python -m complexnn.{script}")
+            finished = _trained(wanted.victim, trained) and results.measured(wanted, script)
+            reads, writes = frozenset({wanted.victim}), frozenset({results_of(wanted.victim)})
+            job = Job((script, *flags), None, None, None, finished, reads, writes)
         else:
             job = _attacking(flags, trained)
         jobs.append(job)
@@ -128,7 +171,8 @@ def _training(flags: list[str]) -> Job:
         tested = [r["name"] for r in results.read_rows(folder / "results.jsonl")]
         finished = saved.epochs >= config.epochs and "task" in tested
     words = ("train.py", *flags, "--resume", "auto")
-    return Job(words, config, config.data, _sized(config), finished)
+    writes = frozenset({folder})
+    return Job(words, config, config.data, _sized(config), finished, frozenset(), writes)
 
 
 def _sized(config: TrainConfig) -> NetConfig:
@@ -158,7 +202,12 @@ def _attacking(flags: list[str], trained: dict[Path, Job]) -> Job:
     if finished:
         victim_hash = checkpoint.sha256(weights)
         finished = suite.done(config, net, victim_hash, hidden=hidden(data_config))
-    return Job(words, config, data_config, net, finished)
+    reads, writes = {config.victim}, {config.run_dir}
+    if config.control is not None:  # it gets the same attacks
+        reads.add(config.control)
+        kept = config.output_dir and config.output_dir / "control"
+        writes.add(kept or results_of(config.control))
+    return Job(words, config, data_config, net, finished, frozenset(reads), frozenset(writes))
 
 
 def _network(folder: Path, trained: dict[Path, Job]) -> NetConfig:
@@ -189,13 +238,24 @@ def _looked_at(config: DataConfig) -> tuple[int, tuple[int, int, int], int]:
 
 def estimate(job: Job, device: torch.device) -> tuple[float, float]:
     """Seconds and megabytes that a job takes, both rough."""
-    if job.config is None or job.finished:
+    if job.finished:
         return 0.0, 0.0
+    if job.config is None:  # reads and measures
+        return estimates.START, 0.0
     if isinstance(job.config, TrainConfig):
         flops, size = estimates.training(job.config, job.net, _looked_at(job.data)[0])
+        flops *= 1 - _begun(job.config)
     else:
         flops, size = estimates.attacking(job.config, job.net, hidden=hidden(job.data))
     return estimates.START + flops / estimates.throughput(device, job.config.precision), size
+
+
+def _begun(config: TrainConfig) -> float:
+    """The share of a training's epochs that an interrupted one has behind it."""
+    folder = config.run_dir
+    if not (folder / "state").is_dir():
+        return 0.0
+    return min(1.0, len(results.read_rows(folder / "log.jsonl")) / config.epochs)
 
 
 def check_disk(needed: float) -> None:
@@ -205,6 +265,64 @@ def check_disk(needed: float) -> None:
         raise InputError(
             f"this needs about {needed:,.0f} MB, and {free:,.0f} MB are free here: make room first"
         )
+
+
+# ------------------------------------------------------------------------------ side by side
+
+
+def waits(jobs: Sequence[Job]) -> list[tuple[frozenset[int], frozenset[int]]]:
+    """For each job, the earlier ones that must have ended before it starts, and those of them that
+    must have succeeded: the trainings of what it reads.
+
+    It waits for those that write what it uses, or read what it writes, so that all find what they
+    would find one after the other. A report waits for everything before it.
+    """
+    folders = [[{_real(f) for f in used} for used in (job.reads, job.writes)] for job in jobs]
+    found = []
+    for number, (job, (reads, writes)) in enumerate(zip(jobs, folders, strict=True)):
+        after, needs = set(), set()
+        for other, (read, written) in enumerate(folders[:number]):
+            if job.words[0] == "report" or written & (reads | writes) or read & writes:
+                after.add(other)
+            if jobs[other].words[0] == "train.py" and written & reads:
+                needs.add(other)
+        found.append((frozenset(after), frozenset(needs)))
+    return found
+
+
+@cache
+def _real(folder: Path) -> Path:
+    return folder.resolve()
+
+
+def together(jobs: Sequence[Job]) -> list[list[int]]:
+    """Jobs in groups that do not wait for each other, for machines of their own; no reports."""
+    groups: list[set[int]] = []
+    for number, (after, needs) in enumerate(waits(jobs)):
+        if jobs[number].words[0] != "report":
+            met = [group for group in groups if group & (after | needs)]
+            groups = [group for group in groups if group not in met]
+            groups.append({number}.union(*met))
+    return sorted(map(sorted, groups))
+
+
+def commands(jobs: Sequence[Job], seconds: Sequence[float]) -> list[Command]:
+    """The jobs as processes, each with a log of its own and what it waits for."""
+    found = []
+    for job, estimated, (after, needs) in zip(jobs, seconds, waits(jobs), strict=True):
+        script, *flags = job.words
+        start = [str(ROOT / script)] if script.endswith(".py") else ["-m", f"complexnn.{script}"]
+        shown, report = shlex.join(_shown(job)), script == "report"
+        digest = hashlib.sha256(shown.encode()).hexdigest()[:8]
+        slug = re.sub(r"[^\w.]+", "-", job.name)[-100:].strip("-")
+        found.append(
+            Command(
+                job.name, shown, (sys.executable, *start, *flags), LOGS / f"{slug}-{digest}.log",
+                seconds=estimated, kind=script, after=after, needs=needs, finished=job.finished,
+                anywhere=not report and "--device" not in flags, loud=report,
+            )
+        )  # fmt: skip
+    return found
 
 
 # -------------------------------------------------------------------------------------- main
@@ -217,28 +335,73 @@ def main(argv: list[str]) -> None:
     if config.list:
         print("\n".join(lines))
         return
+    if config.slurm is None:
+        for device in config.spread:
+            make_accelerator(device)  # refuses one that is not there
     jobs = resolve(lines, config)
     places, missing = _places(jobs)
     if missing and config.available:
         jobs = [job for job in jobs if job.data not in missing]
-    gpu = config.device in ("auto", "cuda") and torch.cuda.is_available()
-    device = torch.device("cuda" if gpu else "cpu")
-    costs = [
-        estimate(job, device) if job.data not in missing else (0.0, 0.0)
-        for job in track(jobs, len(jobs), "estimating commands", every=5.0)
-    ]
+    threads = max(1, torch.get_num_threads() // config.jobs)
+    costs = _costs(jobs, missing, config, threads)
     downloads = sum({place: size for place, size in places.values()}.values())
     disk = sum(size for _, size in costs) + downloads
     if config.dry_run:
         for table in _plan(jobs, costs, places, missing):
             print(table.as_text(), end="\n\n")
-        print(f"in all about {duration(sum(s for s, _ in costs))} and {disk:,.0f} MB")
+        seconds = sum(s for s, _ in costs) / config.jobs
+        print(f"in all about {duration(seconds)} and {disk:,.0f} MB")
     if missing and not config.available:
         reasons = "; ".join(dict.fromkeys(missing.values()))
         raise InputError(f"{reasons}. Or leave these runs out with --available")
     check_disk(disk)
-    if not config.dry_run:
-        _run(jobs, [seconds for seconds, _ in costs])
+    if config.dry_run:
+        return
+    for place in (place for place, (_, size) in places.items() if size):
+        data.load(place)  # downloaded once, where several commands would do it at once
+    if config.slurm is not None:
+        _submit(jobs, config)
+        return
+    seconds = float("inf") if config.hours is None else 3600 * config.hours
+    limits = Limits(config.jobs, threads, config.spread, seconds)
+    if status := run_all(commands(jobs, [seconds for seconds, _ in costs]), limits):
+        raise SystemExit(status)
+
+
+def _costs(
+    jobs: list[Job], missing: Collection[DataConfig], config: CampaignConfig, threads: int
+) -> list[tuple[float, float]]:
+    """Seconds and megabytes of each job, with the threads that it will have."""
+    gpu = (config.devices or config.device).startswith(("auto", "cuda"))
+    device = torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return [
+            estimate(job, device) if job.data not in missing else (0.0, 0.0)
+            for job in track(jobs, len(jobs), "estimating commands", every=5.0)
+        ]
+    finally:
+        torch.set_num_threads(before)
+
+
+def _submit(jobs: list[Job], config: CampaignConfig) -> None:
+    groups = [[jobs[number] for number in group] for group in together(jobs)]
+    lines = [
+        [shlex.join(_shown(job)) for job in group]
+        for group in groups
+        if not all(job.finished for job in group)
+    ]
+    argv = [sys.executable, "-m", "complexnn.campaign", "--jobs", str(config.jobs)]
+    argv += ["--devices", config.devices] if config.devices else []
+    argv += ["--hours", str(config.hours)] if config.hours else []
+    elements = cluster.submit(lines, argv, config.slurm, folder=LOGS / "slurm")
+    for element, group in zip(elements, lines, strict=True):
+        print(f"{element.job_id}: {len(group)} commands from {group[0]}")
+    print(f"what they say goes to {LOGS / 'slurm'}, what their commands say to {LOGS}")
+    for job in jobs:
+        if job.words[0] == "report":
+            print(f"when they are done: python -m complexnn.{shlex.join(job.words)}")
 
 
 def _unfinished(jobs: list[Job]) -> list[Job]:
@@ -282,32 +445,6 @@ def _plan(
 def _shown(job: Job) -> list[str]:
     words = list(job.words)
     return words[:-2] if words[-2:] == ["--resume", "auto"] else words
-
-
-def _run(jobs: list[Job], seconds: list[float]) -> None:
-    """One process for each command, so that none sees another's state."""
-    for number, job in enumerate(jobs, start=1):
-        if job.finished:
-            print(f"[{number}/{len(jobs)}] finished: {' '.join(_shown(job))}", flush=True)
-            continue
-        left = duration(sum(seconds[number - 1 :]))
-        print(f"[{number}/{len(jobs)}] {' '.join(_shown(job))}  (all: about {left})", flush=True)
-        status = _call(job.words)
-        if status:
-            raise SystemExit(status)
-
-
-def _call(words: tuple[str, ...]) -> int:
-    script, *flags = words
-    start = [str(ROOT / script)] if script.endswith(".py") else ["-m", f"complexnn.{script}"]
-    process = subprocess.Popen([sys.executable, *start, *flags])
-    try:
-        status = process.wait()
-    except (KeyboardInterrupt, Interrupted):
-        process.send_signal(signal.SIGTERM)  # it saves its state
-        process.wait()
-        raise
-    return status if status >= 0 else 128 - status
 
 
 if __name__ == "__main__":

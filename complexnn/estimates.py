@@ -72,12 +72,12 @@ def attacking(config: AttackConfig, net: NetConfig, *, hidden: bool) -> tuple[fl
     width = max(1, round(config.capacity * spend.width))
     shapes, released = _shapes(net), _released(net)
     names = sorted(_trained(attacks, net))
-    passes = {name: _pass(name, shapes, released, width) for name in names}
+    passes = {name: _pass(name, shapes, released, width, config.capacity) for name in names}
     seen = spend.steps * config.batch_size  # images that train one network
     flops = sum(seen * (BACKWARD * cost + encoder) for cost, _ in passes.values())
     if "query_free" in passes:  # for substitutes, which are trained first
         flops += substitute.SUBSTITUTES * seen * BACKWARD * sum(counted.flops.values())
-    if "separator" in passes and dss.of_features(net):
+    if "separator" in passes and dss.of_features(net, released):
         flops += (dss.PACE - 1) * seen * (BACKWARD * passes["separator"][0] + encoder)
     for attack in attacks:
         images, draws = judged(config, net, sys.maxsize, slow=attack.slow), config.draws
@@ -123,7 +123,7 @@ def _shapes(net: NetConfig) -> NetConfig:
 
 
 def _networks(
-    net: NetConfig, released: Shape, width: int
+    net: NetConfig, released: Shape, width: int, capacity: float
 ) -> dict[str, tuple[Callable[[], nn.Module], Shape, int]]:
     """The networks that attackers train, by name: how each is made, what one pass is shown, and how
     many queries it answers."""
@@ -140,8 +140,8 @@ def _networks(
     single = partial(inversion.make_feature_decoder, net, released, width=width), one, 1
     of_images = classifier(net.in_channels), (1, net.in_channels, *net.image_size), 1
     separator = single
-    if dss.of_features(net):
-        features = round(config.capacity * dss.WIDTH)
+    if dss.of_features(net, released):
+        features = round(capacity * dss.WIDTH)
         separator = partial(dss.make_feature_denoiser, released, width=max(1, features)), one, 1
     regressor = partial(keys.make_regressor, net, released)
     return {
@@ -162,9 +162,11 @@ def _networks(
 
 
 @cache
-def _pass(name: str, net: NetConfig, released: Shape, width: int) -> tuple[float, float]:
+def _pass(
+    name: str, net: NetConfig, released: Shape, width: int, capacity: float
+) -> tuple[float, float]:
     """FLOPs of one pass for one query, and megabytes of weights."""
-    make, shown, queries = _networks(net, released, width)[name]
+    make, shown, queries = _networks(net, released, width, capacity)[name]
     with torch.device("meta"):
         model, images = make().eval(), torch.empty(shown)
         told = (torch.empty(1),) if isinstance(model, FeatureDenoiser) else ()
@@ -188,7 +190,7 @@ def _answer(
     if "dss" in attack.name and attack.family != "property":
         views = net.parts / net.queries  # all of a group's, for each of its queries
         again = (1 + spend.restarts) * dss.ITERATIONS
-        each = passes["separator"][0] + (0 if dss.of_features(net) else encoder)
+        each = passes["separator"][0] + (0 if dss.of_features(net, _released(net)) else encoder)
         return views * again * each
     if attack.family == "intersection" or "mean a*" in attack.name:
         return spend.repeats * encoder

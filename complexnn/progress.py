@@ -69,8 +69,8 @@ class Stop:
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[Stop]:
-    """Hold Ctrl-C and SIGTERM back while a block runs: it looks at ``stop.number`` where it can
-    end in good order. A second Ctrl-C ends it at once."""
+    """Hold Ctrl-C, SIGTERM and a terminal's end back while a block runs: it looks at
+    ``stop.number`` where it can end in good order. A second Ctrl-C ends it at once."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -81,7 +81,10 @@ def deferred_signals() -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.number = number
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield stop
     finally:

@@ -36,6 +36,8 @@ ROWS = [
         "summary",
         "figures",
         "campaign",
+        "jobs",
+        "cluster",
         "estimates",
         "checkpoints",
     ],

@@ -94,7 +94,7 @@ class Attacker:
     def separator(self) -> nn.Module:
         """What separates a group's views: a denoiser of white features, or the decoder of views
         to images where these are smaller."""
-        if not dss.of_features(self.victim):
+        if not dss.of_features(self.victim, self.released):
             decoder = self.denoiser
             self.logs["separator"] = self.logs["denoiser"]
             return decoder
@@ -145,7 +145,7 @@ class Attacker:
             for _ in range(1 + self.config.spend.restarts)
         ]
         net, model = self.knowledge.net, self.separator
-        if dss.of_features(self.victim):
+        if dss.of_features(self.victim, self.released):
             white = self.whitening(released)
             denoise = partial(dss.restore, model, self.whitening)
             return dss.separate(white, denoise, starts, shift=dss.SHIFT, angles=dss.FALLING)

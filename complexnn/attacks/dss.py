@@ -35,7 +35,6 @@ from complexnn.attacks.whitening import Whitening
 from complexnn.config import AttackConfig, NetConfig
 from complexnn.metrics import double
 from complexnn.networks.attackers import FeatureDenoiser, UNet
-from complexnn.networks.registry import topology
 
 ITERATIONS = 60
 FIRST, LAST = 1.0, 0.3  # supposed angle of a view from its member, in rad
@@ -87,9 +86,9 @@ def fit_denoiser(
     return fit(model, loss, knowledge, config, generator, "denoiser of views")
 
 
-def of_features(net: NetConfig) -> bool:
+def of_features(net: NetConfig, released: tuple[int, ...]) -> bool:
     """Whether views are denoised as features, since these have fewer numbers than images."""
-    return math.prod(topology(net).released) < net.in_channels * math.prod(net.image_size)
+    return math.prod(released) < net.in_channels * math.prod(net.image_size)
 
 
 def make_feature_denoiser(released: tuple[int, int, int], *, width: int = WIDTH) -> FeatureDenoiser:
