@@ -217,3 +217,17 @@ def test_copies_among_the_attackers_own_images_do_not_end_a_training():
     know = Knowledge(net, images, images, torch.device("cpu"))
     (batch,) = know.batches(images, 8)
     assert len(know.observe(batch, torch.Generator().manual_seed(0)).released) == 8
+
+
+def test_rows_of_an_earlier_version_of_an_attack_are_made_again(tmp_path, trained_run):
+    victim = trained_run(tmp_path / "run")
+    path = victim / "results.jsonl"
+    for _ in range(2):
+        assert attack("span", "--victim", victim, "--draws", 1) == 0
+    names = [row["name"] for row in results.read_rows(path)]
+    assert names == ["task", "span"]
+    earlier = path.read_text().replace('"version": 2, ', "")
+    assert earlier != path.read_text()
+    path.write_text(earlier)
+    assert attack("span", "--victim", victim, "--draws", 1) == 0
+    assert [row.get("version") for row in results.read_rows(path)] == [None, None, 2]

@@ -39,6 +39,7 @@ class Attack:
     again: Again | None = None  # how the user sends its images several times
     whole: bool = False  # sees, and answers, every batch of a draw at once
     labels: bool = False  # needs to know what the attacker's own images are
+    version: int = 1  # raised when it becomes another attack: rows of earlier ones are made again
 
 
 def _key(name: str) -> Function:
@@ -139,8 +140,9 @@ ROSTER: tuple[Attack, ...] = (
     _KEY("angle angle-regressor", answer=_key("angle-regressor"), needs=("regressor",)),
     _KEY("angle fast-ica", answer=_key("fast-ica"), needs=("judge",), slow=True),
     _KEY("angle critic-search", answer=_key("critic-search"), needs=("judge",), slow=True),
-    _KEY("angle dss", answer=_key("dss"), needs=("separator",), slow=True, several=True),
-    Attack("span", "span", _span),
+    _KEY("angle dss", answer=_key("dss"), needs=("separator",), slow=True, several=True,
+         version=2),
+    Attack("span", "span", _span, version=2),
     Attack("release", "release", _released_together, ("judge",), rotated=True, whole=True),
     Attack(
         "intersection", "intersection", _intersected, ("judge",), rotated=True,
@@ -155,7 +157,7 @@ ROSTER: tuple[Attack, ...] = (
     ),
     Attack(
         "inversion dec(x) set", "inversion", _images("set_decoder"), ("set_decoder",),
-        rotated=True, control="inversion dec(x)", decoys=True,
+        rotated=True, control="inversion dec(x)", decoys=True, version=2,
     ),
     Attack(
         "inversion dec(mean a*), fresh decoys", "inversion", _mean, ("feature_decoder",),
@@ -165,10 +167,10 @@ ROSTER: tuple[Attack, ...] = (
         "inversion dec(mean a*), same decoys", "inversion", _mean, ("feature_decoder",),
         rotated=True, control="inversion dec(mean a*), fresh decoys", again="same group",
     ),
-    Attack("inversion query-free", "inversion", _query_free, whole=True, labels=True),
+    Attack("inversion query-free", "inversion", _query_free, whole=True, labels=True, version=2),
     Attack(
         "inversion dss", "inversion", _separated, ("separator", "denoiser"), slow=True,
-        rotated=True, control="inversion dec(x)", several=True,
+        rotated=True, control="inversion dec(x)", several=True, version=2,
     ),
     Attack(
         "inversion optimised without key", "inversion", partial(_optimised, with_key=False),
@@ -191,8 +193,11 @@ ROSTER: tuple[Attack, ...] = (
               rotated=True, decoys=True, control="property features"),
     _PROPERTY("property dss", answer=partial(_classified, trained_on="dss"),
               needs=("separator", "denoiser"), slow=True, rotated=True,
-              control="property reconstructions", several=True),
+              control="property reconstructions", several=True, version=2),
 )  # fmt: skip
+
+
+VERSIONS = {attack.name: attack.version for attack in ROSTER}
 
 
 def applicable(attack: Attack, net: NetConfig) -> bool:

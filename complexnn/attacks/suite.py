@@ -191,15 +191,17 @@ def run(
 
 
 def made(config: AttackConfig, folder: Path, victim_hash: str) -> dict[str, dict[str, Any]]:
-    """Rows of attacks that were made on these weights with the same settings, by name, and beside
-    the same control, if ``config`` names one."""
+    """Rows of attacks as they are now that were made on these weights with the same settings, by
+    name, and beside the same control, if ``config`` names one."""
     control = _control_hash(config)
+    versions = {name + config.has: version for name, version in roster.VERSIONS.items()}
     return {
         row["name"]: row
         for row in results.rows_about(config.victim, folder)
         if row["victim"] == victim_hash
         and "attack" in row["config"]
         and control in (None, row["control"])
+        and row.get("version", 1) == versions.get(row["name"], 1)
         and _settings(from_dict(AttackConfig, row["config"])) == _settings(config)
     }
 
@@ -248,6 +250,7 @@ def _attack(
         _beside(measured, beside.get((attack.control or attack.name) + config.has))
         row = {
             "name": name,
+            "version": attack.version,
             "family": attack.family,
             "metrics": measured,
             "flags": extra,
