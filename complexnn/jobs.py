@@ -51,7 +51,7 @@ class Limits:
     slots: int = 1  # of them at once
     threads: int = 1  # each
     devices: tuple[str, ...] = ()  # over which they are spread
-    seconds: float = float("inf")
+    end: float = float("inf")  # on the clock of time.monotonic
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Queue:
     def step(self, *, stop: bool) -> None:
         """See what has ended, and start what can be started, or ask everything to end."""
         self._reap()
-        if stop or time.monotonic() >= self.began + self.limits.seconds:
+        if stop or time.monotonic() >= self.limits.end:
             self._stop()
         else:
             self._drop()
@@ -154,8 +154,7 @@ class Queue:
                 self.say(number, f"{LEFT}: {self.commands[number].name}: {needed}", count=False)
 
     def _fits(self, number: int) -> bool:
-        end = self.began + self.limits.seconds
-        return time.monotonic() + self._expected(number) <= end
+        return time.monotonic() + self._expected(number) <= self.limits.end
 
     def _expected(self, number: int) -> float:
         """Seconds that a command takes: its estimate, mended by what was measured so far."""

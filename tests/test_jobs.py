@@ -268,7 +268,7 @@ def test_what_would_not_be_finished_in_time_is_not_started(tmp_path, capsys):
         sh(f"echo >> {done}", tmp_path, "short", kind="report", seconds=0),
         sh(f"echo >> {done}", tmp_path, "report", after=frozenset({0, 1, 2})),
     ]
-    assert run_all(commands, Limits(2, seconds=3600)) == 0
+    assert run_all(commands, Limits(2, end=time.monotonic() + 3600)) == 0
     out = capsys.readouterr().out
     assert "[1/4] left for the next time: long: would take about 2 h 0 min" in out
     assert "[2/4] left for the next time: of-long: needs [1], left for the next time" in out
@@ -282,7 +282,8 @@ def test_estimates_are_mended_by_what_was_measured(tmp_path, factor):
     took = 0.5
     first = sh(f"sleep {took}", tmp_path, "first", kind="train", seconds=took / factor)
     second = sh("exit 0", tmp_path, "second", kind="train", seconds=60.0, after=frozenset({0}))
-    queue = jobs.Queue([first, second], Limits(seconds=120 if factor > 1 else 55))
+    end = time.monotonic() + (120 if factor > 1 else 55)
+    queue = jobs.Queue([first, second], Limits(end=end))
     assert queue._fits(1) == (factor > 1)
     while queue.going_on():
         queue.step(stop=False)
@@ -292,7 +293,7 @@ def test_estimates_are_mended_by_what_was_measured(tmp_path, factor):
 
 def test_at_the_end_of_the_time_what_runs_saves_its_state(tmp_path, capsys):
     command = sh(SAVES.format(tmp_path / "up"), tmp_path)
-    assert run_all([command], Limits(seconds=2)) == 0
+    assert run_all([command], Limits(end=time.monotonic() + 2)) == 0
     assert command.log.read_text().endswith("saved\n")
     out = capsys.readouterr().out
     assert "[1/1] stopped after" in out
