@@ -3,9 +3,9 @@
 A line is ``train.py FLAGS``, ``attack.py FLAGS``, a measurement (``offload FLAGS``,
 ``linearity FLAGS``, ``gaussianity FLAGS``) or ``report FLAGS``. Everything is checked before the
 first one starts: every flag, the data, the room on the disk. What is finished is skipped and what
-was interrupted goes on, so that a broken campaign is simply started again. What comes out does not
-depend on how many run at once: a command that reads or writes a run waits for those before it that
-write or read the same run.
+was interrupted goes on, so that a broken campaign is simply started again. A command that reads or
+writes a run waits for those before it that write or read the same run, so that how many run at once
+changes nothing but the time, and the rounding where that depends on the threads.
 """
 
 from __future__ import annotations
@@ -271,7 +271,7 @@ def waits(jobs: Sequence[Job]) -> list[tuple[frozenset[int], frozenset[int]]]:
     It waits for those that write what it uses, or read what it writes, so that all find what they
     would find one after the other. A report waits for everything before it.
     """
-    folders = [[{_real(f) for f in used} for used in (job.reads, job.writes)] for job in jobs]
+    folders = [[{f.resolve() for f in used} for used in (job.reads, job.writes)] for job in jobs]
     found = []
     for number, (job, (reads, writes)) in enumerate(zip(jobs, folders, strict=True)):
         after, needs = set(), set()
@@ -282,11 +282,6 @@ def waits(jobs: Sequence[Job]) -> list[tuple[frozenset[int], frozenset[int]]]:
                 needs.add(other)
         found.append((frozenset(after), frozenset(needs)))
     return found
-
-
-@cache
-def _real(folder: Path) -> Path:
-    return folder.resolve()
 
 
 def together(jobs: Sequence[Job]) -> list[list[int]]:

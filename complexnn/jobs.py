@@ -18,6 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from complexnn.progress import Interrupted, deferred_signals, duration
 
@@ -173,7 +174,9 @@ class Queue:
         try:
             command.log.parent.mkdir(parents=True, exist_ok=True)
             with command.log.open("ab") as log:
-                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not _locked(log):
+                    self._wait_for_other(number)
+                    return
                 about = " ".join([time.strftime("# %Y-%m-%d %H:%M:%S"), command.shown, *given])
                 log.write(about.encode() + b"\n")
                 log.flush()
@@ -183,17 +186,17 @@ class Queue:
                     env=os.environ | threads,
                     start_new_session=True,  # Ctrl-C is for us to pass on
                 )  # fmt: skip
-        except BlockingIOError:
-            if number not in self.said:
-                self.said.add(number)
-                self.say(number, f"waits: another campaign runs {command.name}")
-            return
         except OSError as error:
             self._fail(number, 2, f"cannot start: {error}")
             return
         self.states[number] = RUNNING
         self.running[number] = Running(process, time.monotonic(), device, offset)
         self.say(number, f"start: {' '.join([command.shown, *given])} > {command.log}")
+
+    def _wait_for_other(self, number: int) -> None:
+        if number not in self.said:
+            self.said.add(number)
+            self.say(number, f"waits: another campaign runs {self.commands[number].name}")
 
     def _device(self) -> str | None:
         """The device that the fewest commands run on."""
@@ -289,6 +292,17 @@ def say(line: str, *, error: bool = False) -> None:
     except OSError as failure:
         if failure.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+
+
+def _locked(log: BinaryIO) -> bool:
+    """Whether the log is ours, and the command's that gets it, until that ends."""
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks, as some of clusters are
+    return True
 
 
 def _text(log: Path, offset: int) -> str:

@@ -28,13 +28,6 @@ def events(path):
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def later(seconds, work):
-    timer = threading.Timer(seconds, work)
-    timer.daemon = True
-    timer.start()
-    return timer
-
-
 def once(condition, work):
     """Do ``work`` in a thread as soon as ``condition`` holds."""
 
@@ -109,6 +102,14 @@ def test_a_command_that_another_campaign_left_running_is_waited_for(tmp_path, ca
     assert "waits: another campaign runs a" in capsys.readouterr().out
     said = command.log.read_text()
     assert said.index("orphan") < said.index("mine")
+
+
+def test_a_file_system_without_locks_stops_nothing(tmp_path, monkeypatch):
+    def flock(file, how):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert run_all([sh("exit 0", tmp_path)], Limits()) == 0
 
 
 # ---------------------------------------------------------------------------------- failures
@@ -209,9 +210,25 @@ def test_a_command_that_fills_the_disk_leaves_the_others_and_the_logs(tmp_path):
 # ----------------------------------------------------------------------------- an orderly end
 
 
-SAVES = "trap 'echo saved; exit 143' TERM; echo > {0}; while :; do sleep 0.05; done"
+SAVES = "trap 'echo saved; exit 143' TERM; echo > {0}; for i in $(seq 600); do sleep 0.05; done"
 
 
+@pytest.fixture
+def hangup():
+    """As on a terminal, also where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_hangup_that_is_ignored_stays_ignored(hangup):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    with progress.deferred_signals() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.number is None
+
+
+@pytest.mark.usefixtures("hangup")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_lets_everything_save_and_starts_nothing_more(tmp_path, capsys, number):
     up = [tmp_path / "up0", tmp_path / "up1"]
@@ -231,7 +248,7 @@ def test_a_signal_lets_everything_save_and_starts_nothing_more(tmp_path, capsys,
 
 def test_a_second_interrupt_kills(tmp_path):
     up, pid = tmp_path / "up", tmp_path / "pid"
-    deaf = f"trap '' TERM; echo $$ > {pid}; echo > {up}; while :; do sleep 0.05; done"
+    deaf = f"trap '' TERM; echo $$ > {pid}; echo > {up}; for i in $(seq 600); do sleep 0.05; done"
     me = os.getpid()
 
     def twice():
@@ -248,7 +265,7 @@ def test_a_second_interrupt_kills(tmp_path):
 
 def test_a_command_that_fails_instead_of_saving_has_failed(tmp_path, capsys):
     up = tmp_path / "up"
-    script = f"trap 'exit 2' TERM; echo > {up}; while :; do sleep 0.05; done"
+    script = f"trap 'exit 2' TERM; echo > {up}; for i in $(seq 600); do sleep 0.05; done"
     once(up.exists, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(progress.Interrupted):
         run_all([sh(script, tmp_path)], Limits())
