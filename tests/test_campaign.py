@@ -280,7 +280,7 @@ def test_an_interrupted_campaign_goes_on(tmp_path):
 
 def timed(folder, lines, *flags, **environment):
     """Seconds of a campaign in a folder of its own."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     kept = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     started = time.monotonic()
     subprocess.run(
@@ -322,6 +322,35 @@ def test_what_comes_out_does_not_depend_on_how_many_run_at_once(tmp_path):
         found.append(rows)
     assert len(found[0]) > 12
     assert found[0] == found[1]
+
+
+@pytest.mark.slow
+def test_two_that_are_interrupted_at_once_go_on_to_the_same_bits(tmp_path):
+    lines = [
+        f"train.py --epochs 60 --limit-train 300 --kind {kind} --output-dir {kind}"
+        for kind in ("original", "complex")
+    ]
+    timed(tmp_path / "whole", lines, "--jobs", "2", OMP_NUM_THREADS="1")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "complexnn.campaign", "--device", "cpu", "--jobs", "2"],
+        cwd=broken, stdin=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    process.stdin.write("\n".join(lines))
+    process.stdin.close()
+    logs = [broken / line.split()[-1] / "log.jsonl" for line in lines]
+    while not all(log.exists() for log in logs):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 128 + signal.SIGTERM
+    assert not (broken / "complex" / "model.safetensors").exists()  # it was not done yet
+    timed(broken, lines, "--jobs", "2", OMP_NUM_THREADS="1")
+    for line in lines:
+        name = Path(line.split()[-1]) / "model.safetensors"
+        assert (broken / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 # ------------------------------------------------------------------------------- the scripts
@@ -378,6 +407,30 @@ def check_order(jobs):
     for group in groups:
         assert group == sorted(group)
         assert set().union(*(first[n] for n in group)) <= set(group)
+
+
+def test_commands_wait_for_those_that_use_the_same_runs(tmp_path):
+    """For reading what was written, for writing what was read or written, and for nothing else."""
+    run, other = tmp_path / "run", tmp_path / "other"
+    train = f"train.py {TINY} --kind additional"
+    lines = [
+        f"{train} --output-dir {run}",
+        f"{train} --seed 1 --output-dir {other}",
+        f"attack.py property --victim {run} --output-dir {tmp_path / 'a'}",  # reads run
+        f"attack.py property --victim {run}",  # reads and writes run
+        f"attack.py property --victim {other} --control {run} --output-dir {tmp_path / 'b'}",
+        f"attack.py inversion --victim {other} --control {run}",  # writes both
+        f"offload --victim {run / '..' / 'other'}",
+        f"{train.replace('--epochs 1', '--epochs 2')} --output-dir {run}",
+        f"report tables {tmp_path}",
+    ]
+    waits = campaign.waits(campaign.resolve(lines, campaign.CampaignConfig()))
+    assert [set(after) for after, _ in waits] == [
+        set(), set(), {0}, {0, 2}, {0, 1, 3}, {0, 1, 2, 3, 4}, {1, 4, 5}, {0, 2, 3, 4, 5},
+        set(range(8)),
+    ]  # fmt: skip
+    needs = [set(), set(), {0}, {0}, {0, 1}, {0, 1}, {1}, set(), set()]
+    assert [set(needed) for _, needed in waits] == needs
 
 
 def test_the_quick_start_refuses_flags():
