@@ -246,6 +246,15 @@ def test_a_signal_lets_everything_save_and_starts_nothing_more(tmp_path, capsys,
     assert "3 commands: 3 left for the next time" in out
 
 
+def test_ctrl_c_reaches_us_alone(tmp_path):
+    """A terminal sends it to a whole process group; commands are in others."""
+    queue = jobs.Queue([sh("sleep 30", tmp_path)], Limits())
+    queue.step(stop=False)
+    process = queue.running[0].process
+    assert os.getpgid(process.pid) == process.pid != os.getpgid(0)
+    queue.end(signal.SIGKILL)
+
+
 def test_a_second_interrupt_kills(tmp_path):
     up, pid = tmp_path / "up", tmp_path / "pid"
     deaf = f"trap '' TERM; echo $$ > {pid}; echo > {up}; for i in $(seq 600); do sleep 0.05; done"
