@@ -279,7 +279,8 @@ class Queue:
         counts = Counter(self.states)
         parts = [f"{counts[s]} {s}" for s in (DONE, FAILED, SKIPPED, LEFT) if counts[s]]
         took = duration(time.monotonic() - self.began)
-        say(f"{len(self.states)} commands: {', '.join(parts)}; {took}")
+        count = f"{len(self.states)} command{'s' if len(self.states) > 1 else ''}"
+        say(f"{count}: {', '.join(parts)}; {took}")
         for number in sorted(self.failed):
             command = self.commands[number]
             say(f"failed: {command.shown}; see {command.log}", error=True)

@@ -249,7 +249,7 @@ def test_what_a_failed_command_said_last_is_told(tmp_path, monkeypatch, capfd):
     captured = capfd.readouterr()
     assert "[1/1] failed: train.py" in captured.err
     assert "error: cannot write to" in captured.err
-    assert "1 commands: 1 failed" in captured.out
+    assert "1 command: 1 failed" in captured.out
 
 
 def test_an_interrupted_campaign_goes_on(tmp_path):

@@ -279,7 +279,7 @@ def test_a_command_that_fails_instead_of_saving_has_failed(tmp_path, capsys):
     with pytest.raises(progress.Interrupted):
         run_all([sh(script, tmp_path)], Limits())
     captured = capsys.readouterr()
-    assert "1 commands: 1 failed" in captured.out
+    assert "1 command: 1 failed" in captured.out
     assert "failed: a: status 2" in captured.err
 
 
@@ -323,4 +323,4 @@ def test_at_the_end_of_the_time_what_runs_saves_its_state(tmp_path, capsys):
     assert command.log.read_text().endswith("saved\n")
     out = capsys.readouterr().out
     assert "[1/1] stopped after" in out
-    assert "1 commands: 1 left for the next time" in out
+    assert "1 command: 1 left for the next time" in out
