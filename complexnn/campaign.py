@@ -3,9 +3,9 @@
 A line is ``train.py FLAGS``, ``attack.py FLAGS``, a measurement (``offload FLAGS``,
 ``linearity FLAGS``, ``gaussianity FLAGS``) or ``report FLAGS``. Everything is checked before the
 first one starts: every flag, the data, the room on the disk. What is finished is skipped and what
-was interrupted goes on, so that a broken campaign is simply started again. What comes out does not
-depend on how many run at once: a command that reads or writes a run waits for those before it that
-write or read the same run.
+was interrupted goes on, so that a broken campaign is simply started again. A command that reads or
+writes a run waits for those before it that write or read the same run, so that how many run at once
+changes nothing but the time, and the rounding where that depends on the threads.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import re
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -277,7 +278,7 @@ def waits(jobs: Sequence[Job]) -> list[tuple[frozenset[int], frozenset[int]]]:
     It waits for those that write what it uses, or read what it writes, so that all find what they
     would find one after the other. A report waits for everything before it.
     """
-    folders = [[{_real(f) for f in used} for used in (job.reads, job.writes)] for job in jobs]
+    folders = [[{f.resolve() for f in used} for used in (job.reads, job.writes)] for job in jobs]
     found = []
     for number, (job, (reads, writes)) in enumerate(zip(jobs, folders, strict=True)):
         after, needs = set(), set()
@@ -288,11 +289,6 @@ def waits(jobs: Sequence[Job]) -> list[tuple[frozenset[int], frozenset[int]]]:
                 needs.add(other)
         found.append((frozenset(after), frozenset(needs)))
     return found
-
-
-@cache
-def _real(folder: Path) -> Path:
-    return folder.resolve()
 
 
 def together(jobs: Sequence[Job]) -> list[list[int]]:
@@ -314,7 +310,7 @@ def commands(jobs: Sequence[Job], seconds: Sequence[float]) -> list[Command]:
         start = [str(ROOT / script)] if script.endswith(".py") else ["-m", f"complexnn.{script}"]
         shown, report = shlex.join(_shown(job)), script == "report"
         digest = hashlib.sha256(shown.encode()).hexdigest()[:8]
-        slug = re.sub(r"[^\w.]+", "-", job.name)[-100:].strip("-")
+        slug = re.sub(r"[^\w.]+", "-", job.name.replace(".py", "", 1))[-100:].strip("-")
         found.append(
             Command(
                 job.name, shown, (sys.executable, *start, *flags), LOGS / f"{slug}-{digest}.log",
@@ -330,6 +326,7 @@ def commands(jobs: Sequence[Job], seconds: Sequence[float]) -> list[Command]:
 
 def main(argv: list[str]) -> None:
     """Check, show or run the commands on standard input."""
+    started = time.monotonic()
     config = parse(CampaignConfig, argv, "python -m complexnn.campaign")
     lines = sys.stdin.read().splitlines()
     if config.list:
@@ -344,8 +341,11 @@ def main(argv: list[str]) -> None:
         jobs = [job for job in jobs if job.data not in missing]
     threads = max(1, torch.get_num_threads() // config.jobs)
     costs = _costs(jobs, missing, config, threads)
-    downloads = sum({place: size for place, size in places.values()}.values())
-    disk = sum(size for _, size in costs) + downloads
+    # Each data set once, whatever of it the commands use.
+    downloads = {
+        (each.dataset, place): (each, size) for each, (place, size) in places.items() if size
+    }
+    disk = sum(size for _, size in [*costs, *downloads.values()])
     if config.dry_run:
         for table in _plan(jobs, costs, places, missing):
             print(table.as_text(), end="\n\n")
@@ -357,13 +357,13 @@ def main(argv: list[str]) -> None:
     check_disk(disk)
     if config.dry_run:
         return
-    for place in (place for place, (_, size) in places.items() if size):
-        data.load(place)  # downloaded once, where several commands would do it at once
+    for each, _ in downloads.values():
+        data.load(each)  # here, where several commands would do it at once
     if config.slurm is not None:
         _submit(jobs, config)
         return
-    seconds = float("inf") if config.hours is None else 3600 * config.hours
-    limits = Limits(config.jobs, threads, config.spread, seconds)
+    hours = float("inf") if config.hours is None else config.hours
+    limits = Limits(config.jobs, threads, config.spread, started + 3600 * hours)
     if status := run_all(commands(jobs, [seconds for seconds, _ in costs]), limits):
         raise SystemExit(status)
 

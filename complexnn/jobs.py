@@ -18,6 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from complexnn.progress import Interrupted, deferred_signals, duration
 
@@ -51,7 +52,7 @@ class Limits:
     slots: int = 1  # of them at once
     threads: int = 1  # each
     devices: tuple[str, ...] = ()  # over which they are spread
-    seconds: float = float("inf")
+    end: float = float("inf")  # on the clock of time.monotonic
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Queue:
     def step(self, *, stop: bool) -> None:
         """See what has ended, and start what can be started, or ask everything to end."""
         self._reap()
-        if stop or time.monotonic() >= self.began + self.limits.seconds:
+        if stop or time.monotonic() >= self.limits.end:
             self._stop()
         else:
             self._drop()
@@ -154,8 +155,7 @@ class Queue:
                 self.say(number, f"{LEFT}: {self.commands[number].name}: {needed}", count=False)
 
     def _fits(self, number: int) -> bool:
-        end = self.began + self.limits.seconds
-        return time.monotonic() + self._expected(number) <= end
+        return time.monotonic() + self._expected(number) <= self.limits.end
 
     def _expected(self, number: int) -> float:
         """Seconds that a command takes: its estimate, mended by what was measured so far."""
@@ -174,7 +174,9 @@ class Queue:
         try:
             command.log.parent.mkdir(parents=True, exist_ok=True)
             with command.log.open("ab") as log:
-                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not _locked(log):
+                    self._wait_for_other(number)
+                    return
                 about = " ".join([time.strftime("# %Y-%m-%d %H:%M:%S"), command.shown, *given])
                 log.write(about.encode() + b"\n")
                 log.flush()
@@ -184,17 +186,17 @@ class Queue:
                     env=os.environ | threads,
                     start_new_session=True,  # Ctrl-C is for us to pass on
                 )  # fmt: skip
-        except BlockingIOError:
-            if number not in self.said:
-                self.said.add(number)
-                self.say(number, f"waits: another campaign runs {command.name}")
-            return
         except OSError as error:
             self._fail(number, 2, f"cannot start: {error}")
             return
         self.states[number] = RUNNING
         self.running[number] = Running(process, time.monotonic(), device, offset)
         self.say(number, f"start: {' '.join([command.shown, *given])} > {command.log}")
+
+    def _wait_for_other(self, number: int) -> None:
+        if number not in self.said:
+            self.said.add(number)
+            self.say(number, f"waits: another campaign runs {self.commands[number].name}")
 
     def _device(self) -> str | None:
         """The device that the fewest commands run on."""
@@ -277,7 +279,8 @@ class Queue:
         counts = Counter(self.states)
         parts = [f"{counts[s]} {s}" for s in (DONE, FAILED, SKIPPED, LEFT) if counts[s]]
         took = duration(time.monotonic() - self.began)
-        say(f"{len(self.states)} commands: {', '.join(parts)}; {took}")
+        count = f"{len(self.states)} command{'s' if len(self.states) > 1 else ''}"
+        say(f"{count}: {', '.join(parts)}; {took}")
         for number in sorted(self.failed):
             command = self.commands[number]
             say(f"failed: {command.shown}; see {command.log}", error=True)
@@ -290,6 +293,17 @@ def say(line: str, *, error: bool = False) -> None:
     except OSError as failure:
         if failure.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+
+
+def _locked(log: BinaryIO) -> bool:
+    """Whether the log is ours, and the command's that gets it, until that ends."""
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks, as some of clusters are
+    return True
 
 
 def _text(log: Path, offset: int) -> str:

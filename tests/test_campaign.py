@@ -155,11 +155,14 @@ def test_what_is_to_be_downloaded_is_downloaded_once_and_first(tmp_path, monkeyp
         shlex.join(["train.py", *places, "--kind", kind, "--output-dir", str(tmp_path / kind)])
         for kind in ("original", "local")
     ]
+    lines.append(lines[0].replace("cifar10", "cifar100").replace("/original", "/other"))
+    lines.append(f"{lines[0]}-few --limit-train 500")
     done = []
     monkeypatch.setattr(campaign.data, "load", lambda config: done.append(config.dataset))
     monkeypatch.setattr(campaign, "run_all", lambda commands, limits: done.append(len(commands)))
     assert start(monkeypatch, lines, "--jobs", "2") == 0
-    assert done == ["cifar10", 2]
+    assert sorted(done[:-1]) == ["cifar10", "cifar100"]
+    assert done[-1] == 4
 
 
 def test_commands_have_what_the_campaign_says(commands, monkeypatch):
@@ -170,9 +173,11 @@ def test_commands_have_what_the_campaign_says(commands, monkeypatch):
     lines = [*commands, commands[1].replace("/run", "/other") + " --device cpu"]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
     flags = ["--jobs", "3", "--hours", "0.5", "--devices", "cpu,cpu"]
+    started = time.monotonic()
     assert cli.run(campaign.main, flags) == 0
     ((made, limits),) = given
-    assert (limits.slots, limits.threads, limits.seconds) == (3, 2, 1800)
+    assert (limits.slots, limits.threads) == (3, 2)
+    assert 0 <= limits.end - started - 1800 < 60
     assert limits.devices == ("cpu", "cpu")
     assert [c.anywhere for c in made] == [True, True, True, False, False]
     assert [c.loud for c in made] == [False, False, False, True, False]
@@ -241,6 +246,15 @@ def test_a_folder_with_another_run_is_refused(commands, monkeypatch, capsys):
     assert "holds another run (python train.py" in capsys.readouterr().err
 
 
+def test_what_a_failed_command_said_last_is_told(tmp_path, monkeypatch, capfd):
+    (tmp_path / "file").write_text("in the way")
+    assert start(monkeypatch, [f"train.py {TINY} --output-dir {tmp_path / 'file'}"]) == 2
+    captured = capfd.readouterr()
+    assert "[1/1] failed: train.py" in captured.err
+    assert "error: cannot write to" in captured.err
+    assert "1 command: 1 failed" in captured.out
+
+
 def test_an_interrupted_campaign_goes_on(tmp_path):
     """SIGTERM to the campaign reaches the training, which saves its state."""
     run = tmp_path / "run"
@@ -265,6 +279,81 @@ def test_an_interrupted_campaign_goes_on(tmp_path):
     epochs = [row["epoch"] for row in read_rows(run / "log.jsonl")]
     assert epochs == list(range(1, len(epochs) + 1))
     assert len(epochs) < 400
+
+
+def timed(folder, lines, *flags, **environment):
+    """Seconds of a campaign in a folder of its own."""
+    folder.mkdir(exist_ok=True)
+    kept = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    started = time.monotonic()
+    subprocess.run(
+        [sys.executable, "-m", "complexnn.campaign", "--device", "cpu", *flags], cwd=folder,
+        input="\n".join(lines), text=True, check=True, stdout=subprocess.DEVNULL,
+        env=kept | {"PYTHONPATH": str(ROOT)} | environment,
+    )  # fmt: skip
+    return time.monotonic() - started
+
+
+SEVERAL = [
+    *(f"train.py --groups parity --kind {k} --output-dir {k}" for k in ("additional", "complex")),
+    *(f"train.py --groups parity --kind {k} --output-dir {k}" for k in ("original", "local")),
+    "attack.py angle --victim complex --budget quick",
+    "attack.py inversion --victim additional --budget quick",
+    "attack.py inversion --victim local --budget quick",
+    "attack.py property --victim original --budget quick",
+]
+
+
+@pytest.mark.slow  # on two idle cores
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+def test_two_at_once_take_at_most_three_fifths_of_the_time(tmp_path):
+    alone = timed(tmp_path / "1", SEVERAL, "--jobs", "1")
+    both = timed(tmp_path / "2", SEVERAL, "--jobs", "2")
+    assert both <= 0.6 * alone, f"{both:.0f} s beside {alone:.0f} s"
+
+
+@pytest.mark.slow
+def test_what_comes_out_does_not_depend_on_how_many_run_at_once(tmp_path):
+    """With one thread each: the same weights and the same measures, to the bit."""
+    found = []
+    for jobs in ("1", "3"):
+        timed(tmp_path / jobs, SEVERAL, "--jobs", jobs, OMP_NUM_THREADS="1")
+        rows = {}
+        for path in sorted((tmp_path / jobs).glob("*/results.jsonl")):
+            for row in read_rows(path):
+                rows[path.parent.name, row["name"]] = (row["victim"], row["metrics"])
+        found.append(rows)
+    assert len(found[0]) > 12
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
+def test_two_that_are_interrupted_at_once_go_on_to_the_same_bits(tmp_path):
+    lines = [
+        f"train.py --epochs 60 --limit-train 300 --kind {kind} --output-dir {kind}"
+        for kind in ("original", "complex")
+    ]
+    timed(tmp_path / "whole", lines, "--jobs", "2", OMP_NUM_THREADS="1")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "complexnn.campaign", "--device", "cpu", "--jobs", "2"],
+        cwd=broken, stdin=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    process.stdin.write("\n".join(lines))
+    process.stdin.close()
+    logs = [broken / line.split()[-1] / "log.jsonl" for line in lines]
+    while not all(log.exists() for log in logs):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 128 + signal.SIGTERM
+    assert not (broken / "complex" / "model.safetensors").exists()  # it was not done yet
+    timed(broken, lines, "--jobs", "2", OMP_NUM_THREADS="1")
+    for line in lines:
+        name = Path(line.split()[-1]) / "model.safetensors"
+        assert (broken / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 # ------------------------------------------------------------------------------- the scripts
@@ -321,6 +410,30 @@ def check_order(jobs):
     for group in groups:
         assert group == sorted(group)
         assert set().union(*(first[n] for n in group)) <= set(group)
+
+
+def test_commands_wait_for_those_that_use_the_same_runs(tmp_path):
+    """For reading what was written, for writing what was read or written, and for nothing else."""
+    run, other = tmp_path / "run", tmp_path / "other"
+    train = f"train.py {TINY} --kind additional"
+    lines = [
+        f"{train} --output-dir {run}",
+        f"{train} --seed 1 --output-dir {other}",
+        f"attack.py property --victim {run} --output-dir {tmp_path / 'a'}",  # reads run
+        f"attack.py property --victim {run}",  # reads and writes run
+        f"attack.py property --victim {other} --control {run} --output-dir {tmp_path / 'b'}",
+        f"attack.py inversion --victim {other} --control {run}",  # writes both
+        f"offload --victim {run / '..' / 'other'}",
+        f"{train.replace('--epochs 1', '--epochs 2')} --output-dir {run}",
+        f"report tables {tmp_path}",
+    ]
+    waits = campaign.waits(campaign.resolve(lines, campaign.CampaignConfig()))
+    assert [set(after) for after, _ in waits] == [
+        set(), set(), {0}, {0, 2}, {0, 1, 3}, {0, 1, 2, 3, 4}, {1, 4, 5}, {0, 2, 3, 4, 5},
+        set(range(8)),
+    ]  # fmt: skip
+    needs = [set(), set(), {0}, {0}, {0, 1}, {0, 1}, {1}, set(), set()]
+    assert [set(needed) for _, needed in waits] == needs
 
 
 def test_the_quick_start_refuses_flags():

@@ -32,7 +32,7 @@ def test_an_element_fails_with_its_campaign():
 def test_an_element_that_loses_its_node_saves_and_goes_on(tmp_path):
     """The engine's signal arrives while the element waits for its campaign."""
     saves = f"trap 'echo saved >> {tmp_path}/said; exit 143' TERM; echo > {tmp_path}/up"
-    element = cluster.Element(["sh"], [saves, "while :; do sleep 0.05; done"])
+    element = cluster.Element(["sh"], [saves, "for i in $(seq 600); do sleep 0.05; done"])
     after = []
 
     def leave(number, frame):

@@ -28,13 +28,6 @@ def events(path):
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def later(seconds, work):
-    timer = threading.Timer(seconds, work)
-    timer.daemon = True
-    timer.start()
-    return timer
-
-
 def once(condition, work):
     """Do ``work`` in a thread as soon as ``condition`` holds."""
 
@@ -109,6 +102,14 @@ def test_a_command_that_another_campaign_left_running_is_waited_for(tmp_path, ca
     assert "waits: another campaign runs a" in capsys.readouterr().out
     said = command.log.read_text()
     assert said.index("orphan") < said.index("mine")
+
+
+def test_a_file_system_without_locks_stops_nothing(tmp_path, monkeypatch):
+    def flock(file, how):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert run_all([sh("exit 0", tmp_path)], Limits()) == 0
 
 
 # ---------------------------------------------------------------------------------- failures
@@ -209,9 +210,25 @@ def test_a_command_that_fills_the_disk_leaves_the_others_and_the_logs(tmp_path):
 # ----------------------------------------------------------------------------- an orderly end
 
 
-SAVES = "trap 'echo saved; exit 143' TERM; echo > {0}; while :; do sleep 0.05; done"
+SAVES = "trap 'echo saved; exit 143' TERM; echo > {0}; for i in $(seq 600); do sleep 0.05; done"
 
 
+@pytest.fixture
+def hangup():
+    """As on a terminal, also where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_hangup_that_is_ignored_stays_ignored(hangup):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    with progress.deferred_signals() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.number is None
+
+
+@pytest.mark.usefixtures("hangup")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_lets_everything_save_and_starts_nothing_more(tmp_path, capsys, number):
     up = [tmp_path / "up0", tmp_path / "up1"]
@@ -229,9 +246,18 @@ def test_a_signal_lets_everything_save_and_starts_nothing_more(tmp_path, capsys,
     assert "3 commands: 3 left for the next time" in out
 
 
+def test_ctrl_c_reaches_us_alone(tmp_path):
+    """A terminal sends it to a whole process group; commands are in others."""
+    queue = jobs.Queue([sh("sleep 30", tmp_path)], Limits())
+    queue.step(stop=False)
+    process = queue.running[0].process
+    assert os.getpgid(process.pid) == process.pid != os.getpgid(0)
+    queue.end(signal.SIGKILL)
+
+
 def test_a_second_interrupt_kills(tmp_path):
     up, pid = tmp_path / "up", tmp_path / "pid"
-    deaf = f"trap '' TERM; echo $$ > {pid}; echo > {up}; while :; do sleep 0.05; done"
+    deaf = f"trap '' TERM; echo $$ > {pid}; echo > {up}; for i in $(seq 600); do sleep 0.05; done"
     me = os.getpid()
 
     def twice():
@@ -248,12 +274,12 @@ def test_a_second_interrupt_kills(tmp_path):
 
 def test_a_command_that_fails_instead_of_saving_has_failed(tmp_path, capsys):
     up = tmp_path / "up"
-    script = f"trap 'exit 2' TERM; echo > {up}; while :; do sleep 0.05; done"
+    script = f"trap 'exit 2' TERM; echo > {up}; for i in $(seq 600); do sleep 0.05; done"
     once(up.exists, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(progress.Interrupted):
         run_all([sh(script, tmp_path)], Limits())
     captured = capsys.readouterr()
-    assert "1 commands: 1 failed" in captured.out
+    assert "1 command: 1 failed" in captured.out
     assert "failed: a: status 2" in captured.err
 
 
@@ -268,7 +294,7 @@ def test_what_would_not_be_finished_in_time_is_not_started(tmp_path, capsys):
         sh(f"echo >> {done}", tmp_path, "short", kind="report", seconds=0),
         sh(f"echo >> {done}", tmp_path, "report", after=frozenset({0, 1, 2})),
     ]
-    assert run_all(commands, Limits(2, seconds=3600)) == 0
+    assert run_all(commands, Limits(2, end=time.monotonic() + 3600)) == 0
     out = capsys.readouterr().out
     assert "[1/4] left for the next time: long: would take about 2 h 0 min" in out
     assert "[2/4] left for the next time: of-long: needs [1], left for the next time" in out
@@ -282,7 +308,8 @@ def test_estimates_are_mended_by_what_was_measured(tmp_path, factor):
     took = 0.5
     first = sh(f"sleep {took}", tmp_path, "first", kind="train", seconds=took / factor)
     second = sh("exit 0", tmp_path, "second", kind="train", seconds=60.0, after=frozenset({0}))
-    queue = jobs.Queue([first, second], Limits(seconds=120 if factor > 1 else 55))
+    end = time.monotonic() + (120 if factor > 1 else 55)
+    queue = jobs.Queue([first, second], Limits(end=end))
     assert queue._fits(1) == (factor > 1)
     while queue.going_on():
         queue.step(stop=False)
@@ -292,8 +319,8 @@ def test_estimates_are_mended_by_what_was_measured(tmp_path, factor):
 
 def test_at_the_end_of_the_time_what_runs_saves_its_state(tmp_path, capsys):
     command = sh(SAVES.format(tmp_path / "up"), tmp_path)
-    assert run_all([command], Limits(seconds=2)) == 0
+    assert run_all([command], Limits(end=time.monotonic() + 2)) == 0
     assert command.log.read_text().endswith("saved\n")
     out = capsys.readouterr().out
     assert "[1/1] stopped after" in out
-    assert "1 commands: 1 left for the next time" in out
+    assert "1 command: 1 left for the next time" in out

@@ -8,6 +8,7 @@ import pytest
 
 from complexnn import (
     bench,
+    campaign,
     checkpoints,
     cli,
     config,
@@ -25,6 +26,7 @@ CONFIGS = {
     "attack.py": config.AttackConfig,
     "attack.py compare": cli.CompareConfig,
     "complexnn.bench": bench.BenchConfig,
+    "complexnn.campaign": campaign.CampaignConfig,
     "complexnn.checkpoints": checkpoints.CheckpointsConfig,
     "complexnn.gaussianity": gaussianity.GaussianityConfig,
     "complexnn.linearity": linearity.LinearityConfig,
@@ -42,7 +44,7 @@ def commands():
         lines = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).splitlines()
         lines += [code.replace("\n", " ") for code in re.findall(r"`(python [^`]*)`", text)]
         for line in lines:
-            words = shlex.split(re.sub(r"[\[\]]", "", line), comments=True)
+            words = shlex.split(re.sub(r"[\[\]]| < .*", "", line), comments=True)
             if words[:1] == ["python"]:
                 found.add(tuple(words[2:] if words[1] == "-m" else words[1:]))
     return sorted(words for words in found if words[0] != "pytest")
