@@ -150,7 +150,7 @@ def test_one_attack_by_name_under_two_budgets(runs, tmp_path, capsys):
     assert f"{100 * (many / few - 1):+.1f} %" in line
     assert line.endswith(f"{100 * ((chance - many) / (chance - few) - 1):+.1f} %")
     assert attack(*arguments, "--only", "magic", "--output-dir", tmp_path / "no") == 2
-    assert "there are: angle phase, angle ica" in capsys.readouterr().err
+    assert "there are: angle mean, angle phase, angle ica" in capsys.readouterr().err
     assert cli.run(report.main, ["budgets", str(tmp_path / "no")]) == 2
 
 
@@ -164,7 +164,7 @@ def test_one_attack_alone_is_kept_and_is_not_all_of_them(runs, tmp_path):
         assert attack(*arguments, *flags, "--output-dir", folder) == 0
         assert suite.done(config, net, weights, hidden=True) == done
     names = [row["name"] for row in read_rows(folder / "results.jsonl")]
-    assert len(names) == len(set(names)) == 5
+    assert len(names) == len(set(names)) == 6
 
 
 def test_one_attack_alone_stands_beside_its_control(runs, tmp_path):

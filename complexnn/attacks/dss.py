@@ -104,26 +104,36 @@ def fit_feature_denoiser(
     config: AttackConfig,
     generator: Generator,
 ) -> FitLog:
-    r"""Train a network from white views and their angle to the white feature of the member, both
-    without what they have along the mean: of a view that is the sum of its weights, of a member
-    the mean itself.
-
-    Loss: :math:`\|D(v, \varphi) - a\|^2 / (N \sin^2\varphi)`, which is 1 at every angle for the
-    best linear denoiser: small angles count as much as large ones.
-    """
+    """Train a network from white views and their angle to the white feature of the member."""
 
     def loss(model: FeatureDenoiser, seen: Observation) -> Tensor:
-        place, mixing = near(seen, generator, widest=WIDEST)
-        white = known.without_mean(known(seen.parts))
-        every = torch.arange(len(place)).unsqueeze(1)
-        angle = mixing.gather(2, place.unsqueeze(2)).clamp(-1, 1).acos().clamp(min=0.02)
-        angle = angle.flatten().to(white)
-        views = cF.rotate(white, mixing.to(white)).flatten(0, 1)
-        error = model(views, angle) - white[every, place].flatten(0, 1)
-        return (error / angle.sin().view(-1, 1, 1, 1)).square().mean()
+        return denoising_error(model, known, seen, generator)
 
     steps = PACE * config.spend.steps
     return fit(model, loss, knowledge, config, generator, "denoiser of features", steps=steps)
+
+
+def denoising_error(
+    model: Callable[[Tensor, Tensor], Tensor],
+    known: Whitening,
+    seen: Observation,
+    generator: Generator,
+) -> Tensor:
+    r"""Mean of :math:`\|D(v, \varphi) - a\|^2 / (N \sin^2\varphi)` over views v at random angles
+    :math:`\varphi` from members a, both white and without what they have along the mean: of a view
+    that is the sum of its weights, of a member the mean itself.
+
+    The best linear denoiser, :math:`D = v \cos\varphi`, has about 1 at every angle: small angles
+    count as much as large ones.
+    """
+    place, mixing = near(seen, generator, widest=WIDEST)
+    white = known.without_mean(known(seen.parts))
+    every = torch.arange(len(place)).unsqueeze(1)
+    angle = mixing.gather(2, place.unsqueeze(2)).clamp(-1, 1).acos().clamp(min=0.02)
+    angle = angle.flatten().to(white)
+    views = cF.rotate(white, mixing.to(white)).flatten(0, 1)
+    error = model(views, angle) - white[every, place].flatten(0, 1)
+    return (error / angle.sin().view(-1, 1, 1, 1)).square().mean()
 
 
 def restore(model: FeatureDenoiser, known: Whitening, views: Tensor, angle: float) -> Tensor:
