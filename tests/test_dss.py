@@ -151,6 +151,7 @@ def test_separation_is_the_same_again(tmp_path):
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_learned_denoiser_separates_where_ica_does_not(tmp_path):
     attacker, whole = make_attacker(tmp_path, dim=8, group="packed", steps=300)
     error = {name: angle_error(attacker, whole, name) for name in ("ica", "dss")}
