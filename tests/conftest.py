@@ -1,3 +1,7 @@
+import os
+import subprocess
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -35,3 +39,22 @@ def trained_run():
         return folder
 
     return train
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A function that mounts a disk of so many megabytes, or skips: ``small_disk(9)``."""
+    disk = tmp_path / "disk"
+
+    def mount(megabytes):
+        if os.geteuid() != 0 or not Path("/proc/mounts").exists():
+            pytest.skip("needs mount")
+        disk.mkdir()
+        words = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(disk)]
+        if subprocess.run(words, check=False, capture_output=True).returncode:
+            pytest.skip("cannot mount a tmpfs here")
+        return disk
+
+    yield mount
+    if os.path.ismount(disk):
+        subprocess.run(["umount", str(disk)], check=True)
