@@ -71,6 +71,21 @@ def save(path: Path, module: nn.Module, about: dict[str, Any]) -> None:
     save_tensors(path, {unwrapped(k): v for k, v in module.state_dict().items()}, about)
 
 
+def halve(module: nn.Module) -> dict[str, Tensor]:
+    """Round the weights of ``module`` to half precision where they are, and return them in it, for
+    :func:`save_tensors`. Vectors, such as the statistics of norms, are few and stay as they are; so
+    does what half precision cannot hold."""
+    kept = {unwrapped(k): halved(v) if v.dim() > 1 else v for k, v in module.state_dict().items()}
+    restore(module, kept, "what was rounded")
+    return kept
+
+
+def halved(tensor: Tensor) -> Tensor:
+    """``tensor`` in half precision, or itself where that would make infinities or is no gain."""
+    half = tensor.half() if tensor.is_floating_point() else tensor
+    return half if half.isfinite().all() else tensor
+
+
 def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Save named tensors, with ``about`` as JSON in the metadata; :func:`read` gives both back.
 

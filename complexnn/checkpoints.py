@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import pooch
 import requests
-from torch import Tensor
 from tyro.conf import Positional
 
 from complexnn import checkpoint, results
@@ -227,15 +226,11 @@ def _publish(config: CheckpointsConfig, source: Path, name: str) -> dict[str, di
         for file in sorted((source / place).glob("*.safetensors")):
             (target / place).mkdir(parents=True, exist_ok=True)
             copy, (state, about) = target / place / file.name, checkpoint.read(file)
-            checkpoint.save_tensors(copy, {k: _halved(v) for k, v in state.items()}, about)
+            half = {name: checkpoint.halved(tensor) for name, tensor in state.items()}
+            checkpoint.save_tensors(copy, half, about)
             fitted = {"validation loss": round(about["fit"]["validation"], 6)}
             entries[f"{name}/{file.stem}"] = _entry(config.folder, copy, fitted)
     return entries
-
-
-def _halved(tensor: Tensor) -> Tensor:
-    half = tensor.half() if tensor.is_floating_point() else tensor
-    return half if half.isfinite().all() else tensor
 
 
 def _entry(folder: Path, path: Path, measured: dict[str, float]) -> dict[str, Any]:

@@ -325,7 +325,10 @@ def _train(run: training.Training, dataset: Dataset, folder: Path) -> None:
 def _finish(run: training.Training, dataset: Dataset, folder: Path, started: float) -> None:
     """Save the weights, read the test set, write its row; once for each final state."""
     config, weights = run.config, folder / "model.safetensors"
-    checkpoint.save(weights, run.net, to_dict(config.net))
+    if config.save_as == "fp16":
+        checkpoint.save_tensors(weights, checkpoint.halve(run.net), to_dict(config.net))
+    else:
+        checkpoint.save(weights, run.net, to_dict(config.net))
     victim = checkpoint.sha256(weights)
     rows = results.read_rows(folder / "results.jsonl")
     row = next((r for r in rows if r["name"] == "task" and r["victim"] == victim), None)

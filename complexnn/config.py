@@ -25,6 +25,7 @@ Gate = Literal["paper", "mixing"]
 Defence = Literal["none", "laplace", "dropout", "quantise", "nopeek", "decoder"]
 Optimizer = Literal["adamw", "sgd"]
 Precision = Literal["fp32", "bf16", "fp16"]
+Stored = Literal["fp32", "fp16"]
 Attack = Literal["angle", "span", "release", "intersection", "inversion", "property", "all"]
 Spending = Literal["quick", "standard", "thorough"]
 
@@ -320,6 +321,9 @@ class TrainConfig:
     """auto, cpu, cuda, cuda:1, mps."""
     precision: Precision = "fp32"
     """Arithmetic of the networks; norms and moduli stay in fp32."""
+    save_as: Stored = "fp32"
+    """Number format of the weights on disk; the final test, like every attack, is of the weights as
+    they were saved."""
     compile: bool = False
     """Compile encoder, processing module and decoder for training; takes minutes at the start."""
     dry_run: bool = False
@@ -328,6 +332,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_numbers(self)
         choose("optimizer", self.optimizer, get_args(Optimizer))
+        choose("save_as", self.save_as, get_args(Stored))
         at_least(self, 1, "epochs", "batch_size", "wrong_keys", "critic_steps", "critic_every")
         at_least(self, 1, "draws")
         at_least(self, 0, "adversarial_weight", "weight_decay", "gradient_penalty", "workers")

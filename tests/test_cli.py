@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 
 import complexnn
-from complexnn import cli, data, progress, report, results, training
+from complexnn import checkpoint, cli, data, progress, report, results, training
 from complexnn.attacks import suite
 from complexnn.attacks.roster import ROSTER
 from complexnn.checkpoint import sha256
-from complexnn.config import AttackConfig, InputError
+from complexnn.config import AttackConfig, InputError, TrainConfig, from_dict
 from complexnn.gaussianity import GaussianityConfig
 from complexnn.results import read_rows
 
@@ -270,6 +270,24 @@ def test_output_folder_is_printed_first_and_last(tmp_path, capsys):
     assert train(*TINY, "--kind", "original", "--output-dir", tmp_path / "run") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == lines[-1] == f"output: {tmp_path / 'run'}"
+
+
+def test_weights_in_half_precision_are_tested_as_they_are_saved(runs, tmp_path):
+    whole, half = runs / "complex", tmp_path / "half"
+    assert train(*TINY, "--kind", "complex", "--save-as", "fp16", "--output-dir", half) == 0
+    files = [folder / "model.safetensors" for folder in (whole, half)]
+    assert files[1].stat().st_size < 0.55 * files[0].stat().st_size
+    states = [checkpoint.read(file)[0] for file in files]
+    for name, tensor in states[0].items():
+        assert torch.equal(states[1][name], tensor.half() if tensor.dim() > 1 else tensor)
+
+    config = from_dict(TrainConfig, results.read_config(half))
+    images = data.load(config.data).test
+    draws = {"draws": config.draws, "seed": config.seed}
+    found = training.evaluate(complexnn.load(half), images, torch.device("cpu"), **draws)
+    (row,) = read_rows(half / "results.jsonl")
+    assert row["victim"] == sha256(files[1])
+    assert row["metrics"]["error"]["value"] == found["error"]
 
 
 def test_same_seed_same_log(tmp_path):
