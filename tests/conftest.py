@@ -23,6 +23,14 @@ def seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def threads():
+    """No test leaves the next ones more threads, which would fight for the cores."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def rng():
     return torch.Generator().manual_seed(0)

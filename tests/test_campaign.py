@@ -170,6 +170,7 @@ def test_commands_have_what_the_campaign_says(commands, monkeypatch):
     given = []
     monkeypatch.setattr(campaign, "run_all", lambda *what: given.append(what))
     monkeypatch.setattr(campaign.torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(campaign.torch, "set_num_threads", lambda threads: None)  # would be real
     lines = [*commands, commands[1].replace("/run", "/other") + " --device cpu"]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
     flags = ["--jobs", "3", "--hours", "0.5", "--devices", "cpu,cpu"]
