@@ -557,7 +557,7 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
 # Settings that may differ when a run goes on: they do not change what it computes, except that
 # more epochs stretch the schedule. The last four only say what to do with a folder.
 MAY_CHANGE = (
-    "epochs", "device", "workers", "data_dir", "draws",
+    "epochs", "device", "workers", "data_dir", "draws", "save_as",
     "output_dir", "resume", "overwrite", "dry_run",
 )  # fmt: skip
 

@@ -50,7 +50,7 @@ PROPERTIES = {
 
 
 _NAMED = {spec.name for cls in (NetConfig, DataConfig) for spec in fields(cls)}
-_NAMED |= {*MAY_CHANGE, "seed", "save_as"}  # shown elsewhere, or without effect on the result
+_NAMED |= {*MAY_CHANGE, "seed"}  # shown elsewhere, or without effect on the result
 
 
 @dataclass

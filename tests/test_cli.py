@@ -289,6 +289,13 @@ def test_weights_in_half_precision_are_tested_as_they_are_saved(runs, tmp_path):
     assert row["victim"] == sha256(files[1])
     assert row["metrics"]["error"]["value"] == found["error"]
 
+    # A finished run can be saved otherwise without being trained again.
+    assert train("--resume", "--output-dir", half, "--save-as", "fp32") == 0
+    assert len(read_rows(half / "log.jsonl")) == 1
+    assert [r["victim"] for r in read_rows(half / "results.jsonl")] == [
+        row["victim"], sha256(files[0]),
+    ]  # fmt: skip
+
 
 def test_same_seed_same_log(tmp_path):
     for name in ("a", "b"):
