@@ -140,8 +140,8 @@ def publish(config: CheckpointsConfig) -> None:
 
 
 def add(config: CheckpointsConfig) -> None:
-    """Take the rows of attacks on published networks into the published ones; a row replaces the
-    one of its name on the same weights.
+    """Take the rows of attacks on published networks into the published ones, and the newest
+    pictures; a row replaces the one of its name on the same weights.
 
     Raises:
         InputError: no such rows, rows of other weights, or rows that name places of this machine.
@@ -168,6 +168,7 @@ def add(config: CheckpointsConfig) -> None:
     for path, (rows, count) in merged.items():
         with checkpoint.replacing(path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
+        _take_pictures(attacked[path.parent.relative_to(config.folder).as_posix()], path.parent)
         print(f"{path}: {count} rows added")
 
 
@@ -209,13 +210,7 @@ def _publish(config: CheckpointsConfig, source: Path, name: str) -> dict[str, di
     shutil.copyfile(source / "config.json", target / "config.json")
     lines = "".join(json.dumps(row) + "\n" for row in rows.values())
     (target / "results.jsonl").write_text(lines)
-    grid = Path("examples") / "inversion.safetensors"
-    if (source / grid).is_file():
-        if checkpoint.read(source / grid)[1].get("victim") == rows["task"]["victim"]:
-            (target / "examples").mkdir()
-            shutil.copyfile(source / grid, target / grid)
-        else:
-            log.warning("%s: pictures of other weights are left out; attack it again", source)
+    _take_pictures(source, target)
     entries = {}
     if config.weights:
         shutil.copyfile(weights, target / weights.name)
@@ -231,6 +226,19 @@ def _publish(config: CheckpointsConfig, source: Path, name: str) -> dict[str, di
             fitted = {"validation loss": round(about["fit"]["validation"], 6)}
             entries[f"{name}/{file.stem}"] = _entry(config.folder, copy, fitted)
     return entries
+
+
+def _take_pictures(source: Path, target: Path) -> None:
+    """Copy the grid of reconstructions, if ``source`` has one of the network in ``target``."""
+    grid = Path("examples") / "inversion.safetensors"
+    if not (source / grid).is_file():
+        return
+    rows = results.read_rows(target / "results.jsonl")
+    if checkpoint.read(source / grid)[1].get("victim") in {row["victim"] for row in rows}:
+        (target / "examples").mkdir(exist_ok=True)
+        shutil.copyfile(source / grid, target / grid)
+    else:
+        log.warning("%s: pictures of other weights are left out; attack it again", source)
 
 
 def _entry(folder: Path, path: Path, measured: dict[str, float]) -> dict[str, Any]:

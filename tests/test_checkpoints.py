@@ -305,7 +305,11 @@ def test_rows_of_new_attacks_are_added_to_the_published_ones(
     words[0:1], words[4] = ["span"], "span"
     assert cli.run(cli.attack_main, [*words, "--budget", "quick", "--draws", "1"]) == 0
     assert results.read_rows(victim / "results.jsonl") == before
+    grid = Path("examples") / "inversion.safetensors"
+    newer = {"input": torch.rand(2, 1, 8, 8)}
+    pictures.keep_pixels(Path("runs/published/digits/complex") / grid, newer, before[0]["victim"])
     assert command(published, "add", "digits/complex") == 0
+    assert pictures.read_pixels(victim / grid).keys() == newer.keys()
     after = {row["name"]: row for row in results.read_rows(victim / "results.jsonl")}
     assert set(after) == {row["name"] for row in before} | {"span"}
     assert len(results.read_rows(victim / "results.jsonl")) == len(after)
