@@ -1,7 +1,8 @@
 """Published networks: ``python -m complexnn.checkpoints list | verify | download [NAME ...]``.
 
 ``checkpoints/MANIFEST.json`` lists each file's path, bytes, sha256, configuration, metrics and
-mirrors. Nothing is used before its hash was checked. ``... publish RUN ...`` adds finished runs.
+mirrors, and the command that makes each run of which only rows are here. Nothing is used before its
+hash was checked. ``... publish RUN ...`` adds finished runs.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tyro.conf import Positional
 
 from complexnn import checkpoint, results
 from complexnn.cli import parse, run
-from complexnn.config import InputError, choose
+from complexnn.config import InputError, TrainConfig, choose, command, from_dict
 
 log = logging.getLogger("complexnn")
 ATTACKED = Path("runs") / "published"  # where config.results_of puts new results
@@ -54,15 +55,16 @@ class CheckpointsConfig:
                 raise InputError(f"{name} applies to publish only, not to {self.what}")
 
 
-def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """Entries by name.
+def read_manifest(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Files by name, and the commands that make the runs of which only rows are here.
 
     Raises:
         InputError: a missing or damaged manifest.
     """
     path = folder / "MANIFEST.json"
     try:
-        entries = json.loads(path.read_text())["checkpoints"]
+        manifest = json.loads(path.read_text())
+        entries, commands = dict(manifest["checkpoints"]), dict(manifest.get("commands", {}))
     except OSError:
         raise InputError(f"no {path}; run from the repository or give --folder") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -73,7 +75,7 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
         if missing or not inside:
             wrong = f"lacks {', '.join(sorted(missing))}" if missing else "leads out of the folder"
             raise InputError(f"{path}: entry {name} {wrong}")
-    return entries
+    return entries, commands
 
 
 def problem(folder: Path, entry: dict[str, Any]) -> str | None:
@@ -128,15 +130,22 @@ def publish(config: CheckpointsConfig) -> None:
     runs = sorted({p.parent for name in config.names for p in Path(name).rglob("config.json")})
     if not runs:
         raise InputError("no run to publish (no config.json): name run folders")
-    entries = read_manifest(config.folder)
+    entries, commands = read_manifest(config.folder)
     names = [_check(run_folder, config.root) for run_folder in runs]  # all, before any is copied
     for name, run_folder in zip(names, runs, strict=True):
         entries = {k: e for k, e in entries.items() if k != name and not k.startswith(name + "/")}
+        commands.pop(name, None)
         entries |= _publish(config, run_folder, name)
+        if not config.weights:
+            trained = from_dict(TrainConfig, results.read_config(run_folder))
+            commands[name] = command(trained, leave_out=("resume", "overwrite", "device"))
         print(f"{name}: published")
-    manifest = json.dumps({"checkpoints": dict(sorted(entries.items()))}, indent=1)
+    manifest = {
+        "checkpoints": dict(sorted(entries.items())),
+        "commands": dict(sorted(commands.items())),
+    }
     with checkpoint.replacing(config.folder / "MANIFEST.json") as temporary:
-        temporary.write_text(manifest + "\n")
+        temporary.write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 def add(config: CheckpointsConfig) -> None:
@@ -258,13 +267,18 @@ def main(argv: list[str]) -> None:
     if config.what in ("publish", "add"):
         {"publish": publish, "add": add}[config.what](config)
         return
-    entries = read_manifest(config.folder)
+    entries, commands = read_manifest(config.folder)
     for name in config.names:
-        choose("checkpoint", name, entries or ("none yet",))
-    chosen = {name: entries[name] for name in config.names or entries}
-    if not chosen:
+        if config.what != "list" and name in commands:
+            raise InputError(f"only rows of {name} are published; make it: {commands[name]}")
+        choose("checkpoint", name, [*entries, *commands] or ("none yet",))
+    chosen = {name: entries[name] for name in config.names or entries if name in entries}
+    if not entries:
         print("no checkpoints are published yet")
     {"list": _list, "verify": _verify, "download": _download}[config.what](config.folder, chosen)
+    for name in config.names or commands:
+        if config.what == "list" and name in commands:
+            print(f"{name}: rows only; make it: {commands[name]}")
 
 
 def _list(folder: Path, chosen: dict[str, dict[str, Any]]) -> None:

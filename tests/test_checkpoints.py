@@ -1,8 +1,10 @@
 """Published networks over a real HTTP server on the loopback address."""
 
+import dataclasses
 import hashlib
 import http.server
 import json
+import shlex
 import shutil
 import threading
 from pathlib import Path
@@ -13,7 +15,8 @@ import torch
 import complexnn
 from complexnn import checkpoint, checkpoints, cli, results, verdicts
 from complexnn.attacks import pictures
-from complexnn.config import to_dict
+from complexnn.config import TrainConfig, from_dict, to_dict
+from complexnn.config import command as shown
 from complexnn.networks.attackers import UNet
 
 
@@ -197,7 +200,8 @@ def test_a_published_run_gives_the_same_network_rows_and_attackers(trained, tmp_
     copy = tmp_path / "digits/complex"
     ours, theirs = (complexnn.load(f).state_dict() for f in (source, copy))
     assert all(theirs[name].equal(tensor) for name, tensor in ours.items())
-    entries = checkpoints.read_manifest(tmp_path)
+    entries, commands = checkpoints.read_manifest(tmp_path)
+    assert commands == {}
     assert {"digits/complex", "digits/complex/dec_x"} < set(entries)
     assert entries["digits/complex"]["sha256"] == checkpoint.sha256(source / "model.safetensors")
 
@@ -234,9 +238,18 @@ def test_pictures_of_other_weights_are_not_published(trained, tmp_path, caplog):
     assert caplog.text.count("pictures of other weights are left out") == 2
 
 
-def test_rows_alone_are_published_too_and_still_judged(trained, tmp_path):
+def test_rows_alone_are_published_too_and_still_judged(trained, tmp_path, capsys):
     assert publish(tmp_path, trained, "--no-weights") == 0
-    assert checkpoints.read_manifest(tmp_path) == {}
+    entries, commands = checkpoints.read_manifest(tmp_path)
+    assert entries == {} and commands.keys() == {"digits/complex"}
+    config = from_dict(TrainConfig, results.read_config(trained / "digits/complex"))
+    made = cli.parse(TrainConfig, shlex.split(commands["digits/complex"])[2:], "train.py")
+    assert shown(made) == shown(dataclasses.replace(config, device=made.device))
+    assert command(tmp_path, "list", "digits/complex") == 0
+    assert f"rows only; make it: {commands['digits/complex']}" in capsys.readouterr().out
+    assert command(tmp_path, "download", "digits/complex") == 2
+    assert f"make it: {commands['digits/complex']}" in capsys.readouterr().err
+    assert command(tmp_path, "download", "digits/other") == 2
     copy = tmp_path / "digits/complex"
     assert not (copy / "model.safetensors").exists()
     assert set(verdicts.newest(copy)) == set(verdicts.newest(trained / "digits/complex"))
@@ -281,6 +294,11 @@ def test_what_cannot_be_published_is_said(trained, tmp_path, capsys):
 
 def test_the_repositorys_own_checkpoints_are_as_published():
     assert cli.run(checkpoints.main, ["verify", "--folder", str(FOLDER)]) == 0
+    entries, commands = checkpoints.read_manifest(FOLDER)
+    runs = {p.parent.relative_to(FOLDER).as_posix() for p in FOLDER.rglob("config.json")}
+    whole = {name for name in runs if (FOLDER / name / "model.safetensors").is_file()}
+    assert whole == runs & entries.keys()
+    assert runs - whole == commands.keys()
 
 
 FOLDER = cli.Path(complexnn.__file__).parent.parent / "checkpoints"
