@@ -149,7 +149,7 @@ def publish(config: CheckpointsConfig) -> None:
 
 
 def add(config: CheckpointsConfig) -> None:
-    """Take the rows of attacks on published networks into the published ones, and the newest
+    """Take the rows of attacks on published networks into the published ones, and their
     pictures; a row replaces the one of its name on the same weights.
 
     Raises:
@@ -238,16 +238,20 @@ def _publish(config: CheckpointsConfig, source: Path, name: str) -> dict[str, di
 
 
 def _take_pictures(source: Path, target: Path) -> None:
-    """Copy the grid of reconstructions, if ``source`` has one of the network in ``target``."""
+    """Copy the grid of reconstructions, if ``source`` has one of the network in ``target`` with
+    every row that is there already."""
     grid = Path("examples") / "inversion.safetensors"
     if not (source / grid).is_file():
         return
+    about = checkpoint.read(source / grid)[1]
     rows = results.read_rows(target / "results.jsonl")
-    if checkpoint.read(source / grid)[1].get("victim") in {row["victim"] for row in rows}:
+    if about.get("victim") not in {row["victim"] for row in rows}:
+        log.warning("%s: pictures of other weights are left out; attack it again", source)
+        return
+    there = checkpoint.read(target / grid)[1]["rows"] if (target / grid).is_file() else []
+    if set(there) <= set(about["rows"]):
         (target / "examples").mkdir(exist_ok=True)
         shutil.copyfile(source / grid, target / grid)
-    else:
-        log.warning("%s: pictures of other weights are left out; attack it again", source)
 
 
 def _entry(folder: Path, path: Path, measured: dict[str, float]) -> dict[str, Any]:

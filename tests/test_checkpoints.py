@@ -324,10 +324,15 @@ def test_rows_of_new_attacks_are_added_to_the_published_ones(
     assert cli.run(cli.attack_main, [*words, "--budget", "quick", "--draws", "1"]) == 0
     assert results.read_rows(victim / "results.jsonl") == before
     grid = Path("examples") / "inversion.safetensors"
-    newer = {"input": torch.rand(2, 1, 8, 8)}
-    pictures.keep_pixels(Path("runs/published/digits/complex") / grid, newer, before[0]["victim"])
+    attacked = Path("runs/published/digits/complex") / grid
+    images = torch.rand(2, 1, 8, 8)
+    pictures.keep_pixels(attacked, {"input": images}, before[0]["victim"])
     assert command(published, "add", "digits/complex") == 0
-    assert pictures.read_pixels(victim / grid).keys() == newer.keys()
+    assert set(pictures.read_pixels(victim / grid)) == {"input"}
+    for more, kept in ((["dec(x)"], {"input", "dec(x)"}), ([], {"input", "dec(x)"})):  # no fewer
+        pictures.keep_pixels(attacked, dict.fromkeys(["input", *more], images), before[0]["victim"])
+        assert command(published, "add", "digits/complex") == 0
+        assert set(pictures.read_pixels(victim / grid)) == kept
     after = {row["name"]: row for row in results.read_rows(victim / "results.jsonl")}
     assert set(after) == {row["name"] for row in before} | {"span"}
     assert len(results.read_rows(victim / "results.jsonl")) == len(after)
