@@ -393,6 +393,22 @@ def test_the_readme_says_what_the_rows_without_critic_say(family):
     assert images[0] > images[1] - 1
 
 
+def test_the_pages_say_what_the_rows_of_one_release_and_of_the_mean_say():
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    rows = verdicts.newest(ROOT / "checkpoints" / "fashion-lenet" / "complex")
+    found = rows["release"]["metrics"]
+    assert f"of {rows['release']['images']:,} Fashion-MNIST queries every direction" in readme
+    assert found["share"]["value"] == 1 and found["angle_error"]["high"] < 1e-6
+    page = " ".join((ROOT / "docs" / "attacks.md").read_text().split())
+    rows = verdicts.newest(ROOT / "checkpoints" / "digits-lenet" / "complex")
+    mean, regressor = (
+        rows[f"angle {name}"]["metrics"]["angle_error"]["value"]
+        for name in ("mean", "angle-regressor")
+    )
+    said = f"finds θ to {mean:.3f} rad, where the trained regressor ends at {regressor:.3f}."
+    assert said in page
+
+
 def test_the_readme_says_what_the_rows_of_a_hidden_property_say():
     page = " ".join((ROOT / "README.md").read_text().split())
     folder = ROOT / "checkpoints" / "cifar10-resnet20-kinds" / "complex"
