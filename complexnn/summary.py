@@ -8,21 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from complexnn import gaussianity, linearity, offload, published, verdicts
+from complexnn import claims, gaussianity, linearity, offload, published, verdicts
 from complexnn.attacks import worst
+from complexnn.claims import KINDS
 from complexnn.config import InputError, Kind, NetConfig, command, from_dict
 from complexnn.networks.anatomy import dissect
 from complexnn.offload import OffloadConfig
 from complexnn.progress import duration
-from complexnn.published import Runs
+from complexnn.rows import Runs, trained_alike
 from complexnn.tables import Table, percent
 
-KINDS = {
-    "original": "original",
-    "additional": "additional",
-    "local": "local",
-    "complex": "complex d=2 decoy",
-}
 # What a defended network shares with the one without a defence.
 SHARED = (
     "arch", "variant", "generator_width", "relu_end", "num_classes", "in_channels", "image_size",
@@ -60,26 +55,19 @@ def verdict_table(folders: Iterable[Path]) -> Table:
     """A verdict per claim of the paper and per network, with what it rests on.
 
     The rules are those of :mod:`complexnn.verdicts`; networks trained on all images with the
-    adversarial term, each claim where its attacks were run.
+    adversarial term, accuracy where all four kinds were trained, each other claim where its
+    attacks were run.
     """
-    ours = published.collect(folders)
     found = []
-    for (network, data, _), labels in lines(ours).items():
-        errors = {kind: _errors(labels[label]) for kind, label in KINDS.items()}
-        verdict, why = verdicts.accuracy_verdict(errors)
-        matrix = labels[KINDS["complex"]].values("linearity", "error_of_the_mean_matrix")
-        if matrix:
-            why += f"; {100 * matrix[0]:.1f} % error with one fixed matrix in the server's place"
-        found.append(("accuracy is preserved", network, data, verdict, why))
-    for claim, families in verdicts.FAMILIES.items():
-        for runs in ours:
-            rows = runs.attacked
-            fully_trained = runs.config.data.limit_train is None and runs.config.adversarial_weight
-            if runs.config.net.label != KINDS["complex"] or not fully_trained:
-                continue
-            if any(row.get("family") in families for row in rows.values()):
-                verdict, why = verdicts.marked(claim, rows)
-                found.append((f"the {claim} is hidden", runs.network, runs.dataset, verdict, why))
+    for row in claims.judged(published.collect(folders)):
+        runs, network = row.runs, row.runs.network
+        if runs.ambiguous and runs.way:
+            network += f", {runs.way}"
+        for claim, verdict in row.found.items():
+            trained = all(row.line.find(label) for label in KINDS.values())
+            if verdict is not None and (claim != "accuracy" or trained):
+                said = "accuracy is preserved" if claim == "accuracy" else f"the {claim} is hidden"
+                found.append((said, network, runs.dataset, *verdict))
     found.sort(key=lambda line: line[0])
     return Table(
         "Do the paper's claims hold?", ("claim", "network", "data", "verdict", "why"), found
@@ -98,9 +86,11 @@ REACHED_NOTE = (
 def main_table(folders: Iterable[Path]) -> Table:
     """Every run of the lines with a verdict: what it reaches, what the attacks reach, and the
     command."""
-    found, order, machines = [], get_args(Kind), Counter()
+    found, order, machines, shown = [], get_args(Kind), Counter(), set()
     for (network, data, _), labels in lines(published.collect(folders)).items():
-        for runs in sorted(labels.values(), key=lambda r: order.index(r.config.net.kind)):
+        members = [runs for runs in labels.values() if runs.number not in shown]
+        shown.update(runs.number for runs in members)
+        for runs in sorted(members, key=lambda r: order.index(r.config.net.kind)):
             attacks = [row for row in runs.attacked.values() if "family" in row]
             attacks = [row for row in attacks if row["name"] != worst.NAME]
             machines.update(row["device"].partition(",")[0] for row in attacks)
@@ -131,7 +121,7 @@ def _reached(runs: Runs) -> tuple[str, ...]:
     """What a network reaches, and what the attacks on it do: the cells of :data:`REACHED`."""
     rows = runs.attacked
     return (
-        runs.config.net.label, _task_error(runs, digits=2),
+        runs.released, _task_error(runs, digits=2),
         _leak(rows, "angle", "chance") if runs.config.net.parts > 1 else "no key",
         _leak(rows, "inversion", "floor"), _identified(rows),
     )  # fmt: skip
@@ -160,33 +150,18 @@ def frontier(ours: Iterable[Runs]) -> list[Place]:
     """Every attacked network that was trained beside an ``additional`` and a ``local``, where the
     server is worth something."""
     found = []
-    for members in _trained_alike(ours):
-        errors = {runs.config.net.label: _errors(runs) for runs in members}
+    for members in trained_alike(ours).values():
+        errors = {runs.config.net.label: runs.errors for runs in members}
         if not {"additional", "local"} <= errors.keys():
             continue
         for runs in members:
-            own = _errors(runs)
+            own = runs.errors
             share = verdicts.kept(errors["additional"], errors["local"], own)
             leak = verdicts.strongest(runs.attacked, "inversion")
             seen = verdicts.identified(runs.attacked)
             if share is not None and leak is not None and seen is not None:
                 found.append(Place(runs, share, leak[1], seen))
     return found
-
-
-def _trained_alike(ours: Iterable[Runs]) -> list[list[Runs]]:
-    """Runs of one network on the same images, as many of them and as often."""
-    groups: dict[tuple[Any, ...], list[Runs]] = {}
-    for runs in ours:
-        config = runs.config
-        key = (runs.network, runs.dataset, config.data.limit_train, config.epochs)
-        groups.setdefault(key, []).append(runs)
-    return list(groups.values())
-
-
-def _errors(runs: Runs) -> list[dict[str, float]]:
-    """The task error of each seed."""
-    return [rows["task"]["metrics"]["error"] for rows in runs.rows]
 
 
 def frontier_table(folders: Iterable[Path]) -> Table:
@@ -257,8 +232,8 @@ def property_table(folders: Iterable[Path]) -> Table:
 def linearity_table(folders: Iterable[Path]) -> Table:
     """What :mod:`complexnn.linearity` measured, beside networks without rotation."""
     lines = []
-    for members in _trained_alike(published.collect(folders)):
-        errors = {runs.config.net.label: _errors(runs)[0] for runs in members}
+    for members in trained_alike(published.collect(folders)).values():
+        errors = {runs.config.net.label: runs.errors[0] for runs in members}
         for runs in members:
             row = runs.attacked.get("linearity")
             if row is not None:

@@ -17,7 +17,8 @@ def escape_what_cannot_be_shown(stream: TextIO) -> None:
 
 @dataclass(frozen=True)
 class Table:
-    """A title, a head, rows of cells, and what a reader must know beside them."""
+    """A title, a head, rows of cells, and what a reader must know beside them: a paragraph for each
+    line of the note."""
 
     title: str
     head: tuple[str, ...]
@@ -35,7 +36,7 @@ class Table:
         """The table as GitHub shows it."""
         table = [self.head, ("---",) * len(self.head), *self.rows]
         lines = [f"| {' | '.join(c.replace('|', chr(92) + '|') for c in row)} |" for row in table]
-        return "\n".join([f"### {self.title}", "", *lines, "", *self._note()])
+        return "\n".join([f"### {self.title}", "", *lines, "", "\n\n".join(self._note())])
 
     def as_html(self) -> str:
         """The table with its title, to be put into a :func:`page`."""
@@ -49,7 +50,7 @@ class Table:
         return f"<h2>{html.escape(self.title)}</h2>\n{table}\n{note}"
 
     def _note(self) -> list[str]:
-        return [self.note] if self.note else []
+        return self.note.split("\n") if self.note else []
 
 
 def percent(share: dict[str, float]) -> str:

@@ -1,0 +1,137 @@
+"""Lines of tables: what there is for a network and a data set at each budget, the largest first."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from complexnn.rows import Runs, trained_alike, ways
+
+# Kinds whose encoder, server and decoder compute the same wherever a ResNet is cut: trained once,
+# they stand in the lines of both cuts. (A server of rotated features has other layers, and the
+# control `local` replaces another share of the network.)
+SHARED = ("original", "additional", "noisy")
+_CUTS = {"alpha": ("beta", "β"), "beta": ("alpha", "α")}
+
+# What is known about image folders behind the published rows, where a row says that its data were
+# read from one ({source}); {counts} are its images.
+_FOLDERS = {
+    "cifar10": "CIFAR-10 from an image folder: the official images and split. In the folder that "
+    "this repository's rows were made from, 173 of the 10,000 test images are re-encoded as JPEG; "
+    "all others are lossless.",
+    "cifar100": "CIFAR-100 from an image folder: the official images, but NOT the official split "
+    "into training and test images, which could not be recovered (100 test images of each class "
+    "by the hash of their pixels). Errors compare with published ones up to the draw of the split.",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """The networks of ours that were trained alike, by label."""
+
+    network: str
+    dataset: str
+    size: tuple[float, int]  # of the budget: images, epochs
+    recipe: str  # flags of training
+    way: str  # flags of the rotated network alone
+    source: str  # what is unofficial about the data
+    own: dict[str, Runs]
+    twin: dict[str, Runs]  # of the other cut of the same ResNet: those kinds that it shares
+
+    def find(self, label: str) -> Runs | None:
+        return self.own.get(label) or self.twin.get(label)
+
+    def mark(self, runs: Runs) -> str:
+        """`` (α)`` on what was trained and attacked with the other cut of the same network."""
+        return "" if runs in self.own.values() else f" ({_other_cut(self.network)[1]})"
+
+
+def _other_cut(network: str) -> tuple[str, str]:
+    arch, _, variant = network.rpartition("-")
+    other, letter = _CUTS.get(variant, ("", ""))
+    return f"{arch}-{other}", letter
+
+
+def lines(ours: Iterable[Runs]) -> dict[tuple[str, str], list[Line]]:
+    """(network, data set) to its lines: the largest budget first; of one size, that with the most
+    kinds of networks; of one budget, today's way to train the rotated network."""
+    alike = trained_alike(runs for runs in ours if runs.critic)
+    keys = dict.fromkeys(alike)
+    keys |= {(_other_cut(key[0])[0], *key[1:]): None for key in alike if _shared(alike[key])}
+    found: dict[tuple[str, str], list[Line]] = {}
+    for key in keys:
+        network, dataset, _, source = key
+        own = alike.get(key, [])
+        twin = _shared(alike.get((_other_cut(network)[0], *key[1:]), []))
+        first = (own or list(twin.values()))[0]
+        for way, labels in ways(own).items():
+            rotated = [r for r in labels.values() if r.config.net.kind == "complex"]
+            told = way or (rotated[0].way if rotated else "")
+            line = Line(network, dataset, first.size, first.recipe, told, source, labels, twin)
+            found.setdefault((network, dataset), []).append(line)
+    for several in found.values():
+        several.sort(key=lambda line: (line.size, len(line.own)), reverse=True)
+    return found
+
+
+def _shared(members: list[Runs]) -> dict[str, Runs]:
+    """Those of a ResNet's runs that both of its cuts share."""
+    return {
+        runs.config.net.label: runs
+        for runs in members
+        if runs.config.net.kind in SHARED and _other_cut(runs.network)[1]
+    }
+
+
+class Keys:
+    """Short names for what would be repeated in every line: capitals for flags, small letters for
+    what is unofficial about data; and a note that says what they mean."""
+
+    def __init__(self) -> None:
+        self.flags: dict[str, str] = {}
+        self.sources: dict[str, str] = {}
+
+    def budget(self, line: Line) -> str:
+        """``20 epochs, A``: a line's budget."""
+        images, epochs = line.size
+        words = [f"{epochs} epochs"] + ([] if images == float("inf") else [f"{images:,} images"])
+        for flags in (line.recipe, line.way):
+            if flags:
+                words.append(self.flags.setdefault(flags, string.ascii_uppercase[len(self.flags)]))
+        return ", ".join(words)
+
+    def data(self, line: Line) -> str:
+        """``cifar100 (b)``: a line's data set, marked if its data are not the official ones."""
+        told = unofficial(line)
+        if not told:
+            return line.dataset
+        mark = self.sources.setdefault(told, string.ascii_lowercase[len(self.sources)])
+        return f"{line.dataset} ({mark})"
+
+    def notes(self, rows: Iterable[tuple[str, ...]]) -> list[str]:
+        """What the short names in these cells mean."""
+        cells = [cell for row in rows for cell in row]
+        data = [f"({m}) {told}" for told, m in self.sources.items()
+                if any(cell.endswith(f" ({m})") for cell in cells)]  # fmt: skip
+        used = {word.rstrip(",") for cell in cells if " epochs" in cell for word in cell.split()}
+        flags = [f"{m}: `{flags}`" for flags, m in self.flags.items() if m in used]
+        return [*data, *(["Flags of train.py: " + "; ".join(flags) + "."] if flags else [])]
+
+
+def unofficial(line: Line) -> str:
+    """What a reader must know about a line's data; empty if nothing is known to be unofficial."""
+    if not line.source:
+        return ""
+    name = line.dataset.partition(" by ")[0]
+    if line.source.startswith("image folder") and name in _FOLDERS:
+        return _FOLDERS[name]
+    return f"{name}: {line.source}; {_counts(line)}."
+
+
+def _counts(line: Line) -> str:
+    runs = next(iter((line.own | line.twin).values()))
+    about: dict[str, Any] = runs.rows[0]["task"]["data"]
+    counts = [f"{about[part]:,} {part}" for part in ("train", "validation", "test")]
+    return f"{', '.join(counts[:-1])} and {counts[-1]} images here"
