@@ -1,7 +1,7 @@
 """A verdict per claim of the paper and per row, and one sentence over all rows.
 
 The rules are those of :mod:`complexnn.verdicts`. A row is a network and a data set; it is judged at
-every budget, and counted once, at the largest.
+every budget, and counted once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from complexnn import verdicts
 from complexnn.lines import Keys, Line, lines
 from complexnn.rows import Runs
-from complexnn.tables import Table, percent
+from complexnn.tables import Table
 from complexnn.verdicts import FAILS, HOLDS, PARTLY, UNDECIDED, WEAKENED, WITHSTOOD
 
 KINDS = {
@@ -27,7 +27,7 @@ ROTATED = KINDS["complex"]
 PREVIEW = " (budget quick: a preview)"
 # The words by which a reason for no verdict is known, and what a cell says.
 _REASONS = {
-    "not trained": None,  # as it stands
+    "not trained: ": None,  # what is missing
     "not run: ": "attacks not run",
     "no positive control": "no control",
     "attack invalid": "attack fails without rotation, too",
@@ -83,13 +83,14 @@ def _attacked(runs: Runs) -> dict[str, tuple[str, str] | None]:
 
 
 NOTE = (
-    "Error: of the rotated network; of the control `local`, whose server is the cheapest linear "
-    "map; of the rotated network with one fixed matrix in its server's place. Accuracy kept: of "
-    "what the server is worth beside `local`. Angle: the strongest attack. Input: PSNR of the "
-    "strongest attack above the mean image, and how often an attack identifies it among 1,000 "
-    "candidates. Property: error of the strongest attack, beside the best guess from the "
-    "network's answer. FAILS: the attack succeeds, by the rules of docs/attacks.md. (preview): "
-    "rests on attacks of --budget quick. –: no error of that network, or no hidden property."
+    "complex / local / matrix: error in % of the rotated network; of the control `local`, whose "
+    "server is the cheapest linear map; of the rotated network with one fixed matrix in its "
+    "server's place. Accuracy kept: of what the server is worth beside `local`. Angle: the "
+    "strongest attack. Input: PSNR of the strongest attack above the mean image, and how often an "
+    "attack identifies it among 1,000 candidates. Property: error of the strongest attack, beside "
+    "the best guess from the network's answer. FAILS: the attack succeeds, by the rules of "
+    "docs/attacks.md. (preview): rests on attacks of --budget quick. –: no error of that network, "
+    "or no hidden property."
 )
 
 
@@ -98,7 +99,7 @@ def by_row_table(ours: Sequence[Runs], keys: Keys, paper: Sequence[tuple[str, st
     rows = judged(ours)
     order = [*paper, *((row.line.network, row.line.dataset) for row in rows)]
     rows.sort(key=lambda row: order.index((row.line.network, row.line.dataset)))
-    head = ("network", "data", "ours", "error in %: complex / local / matrix", "accuracy kept",
+    head = ("network", "data", "ours", "complex / local / matrix", "accuracy kept",
             "angle hidden", "input hidden", "property hidden")  # fmt: skip
     cells = [
         (row.line.network, keys.data(row.line), keys.budget(row.line), _errors(row),
@@ -126,14 +127,14 @@ def _cell(claim: str, row: Row) -> str:
         return "not attacked" if hidden else "–"
     verdict, why = row.found[claim]
     if verdict.startswith(UNDECIDED):
-        return f"{UNDECIDED}: {_reason(why)}"
+        return f"{UNDECIDED} ({_reason(why)})"
     return f"{verdict.replace(PREVIEW, ' (preview)')}: {_reached(claim, row)}"
 
 
 def _reason(why: str) -> str:
     for words, told in _REASONS.items():
         if words in why:
-            return told or why
+            return told or why.replace(words, "without ")
     return why
 
 
@@ -153,47 +154,56 @@ def _reached(claim: str, row: Row) -> str:
         return f"{verdicts.strongest(rows, 'angle')[1]['value']:.3f} rad"
     found, seen = verdicts.strongest(rows, "inversion"), verdicts.identified(rows)
     told = [] if found is None else [f"+{found[1]['value'] - found[1]['floor']:.1f} dB"]
-    return ", ".join([*told, *([] if seen is None else [f"{percent(seen).split()[0]} % found"])])
+    return ", ".join([*told, *([] if seen is None else [f"{100 * seen['value']:.0f} % found"])])
 
 
 # ------------------------------------------------------------------------------------- sentence
 
 
-_SAID = {
-    "angle": "the angle is found in",
-    "input": "the input is recovered in",
-    "property": "the hidden property is inferred in",
-}
-_ELSE = {WEAKENED: "weakened", WITHSTOOD: "withstood the attacks", UNDECIDED: "undecided"}
-
-
 def sentence(rows: Sequence[Row], paper: Sequence[tuple[str, str]] = ()) -> str:
-    """In how many rows, each counted once, angle, input and property are found and the accuracy is
-    kept."""
-    first = {(row.line.network, row.line.dataset): row for row in reversed(rows)}
-    count, known = len(first), sum(place in first for place in paper)
+    """In how many rows angle, input and property are found and the accuracy is kept: each network
+    and data set counts once for a claim, at the largest budget at which it was judged."""
+    places = dict.fromkeys((row.line.network, row.line.dataset) for row in rows)
+    known = sum(place in places for place in paper)
     of_the_paper = f" ({known} of the paper's {len(paper)})" if paper else ""
-    told = [_said(claim, [row.found[claim] for row in first.values()]) for claim in _SAID]
-    told.append(_kept([row.found["accuracy"][0] for row in first.values()]))
-    previews = sum(PREVIEW in f[0] for row in first.values() for f in row.found.values() if f)
+    told = {claim: _first(claim, rows) for claim in ("angle", "input", "property", "accuracy")}
+    said = [_said(claim, found) for claim, found in told.items()]
+    previews = sum(PREVIEW in verdict for found in told.values() for verdict in found)
     preview = f" {previews} of these verdicts are previews." if previews else ""
     return (
-        f"Over {count} rows{of_the_paper}, each at its largest budget: {'; '.join(told)}.{preview}"
+        f"Over {len(places)} rows{of_the_paper}, each claim at the largest budget it was judged "
+        f"at: {'; '.join(said)}.{preview}"
     )
 
 
-def _said(claim: str, found: list[tuple[str, str] | None]) -> str:
-    """``the angle is found in 14 of 15 (weakened in 1)``: of the rows whose claim was attacked."""
-    told = Counter(verdict.replace(PREVIEW, "") for verdict, _ in filter(None, found))
-    rest = [f"{name} in {told[verdict]}" for verdict, name in _ELSE.items() if told[verdict]]
-    others = f" ({', '.join(rest)})" if rest else ""
-    return f"{_SAID[claim]} {told[FAILS]} of {told.total()} attacked{others}"
+def _first(claim: str, rows: Sequence[Row]) -> list[str]:
+    """Of each network and data set the first verdict, where there is one."""
+    found: dict[tuple[str, str], str] = {}
+    for row in rows:
+        verdict = row.found[claim]
+        if verdict is not None and not verdict[1].startswith("not trained: "):
+            found.setdefault((row.line.network, row.line.dataset), verdict[0])
+    return list(found.values())
 
 
-def _kept(found: list[str]) -> str:
-    told = Counter(found)
-    names = {PARTLY: "in part in", FAILS: "not in", UNDECIDED: "undecided in"}
-    rest = [f"{name} {told[verdict]}" for verdict, name in names.items() if told[verdict]]
-    return f"accuracy is kept in {told[HOLDS]} of {len(found)}" + (
-        f" ({', '.join(rest)})" if rest else ""
-    )
+_SAID = {
+    "angle": ("the angle is found in {} of {} attacked", FAILS),
+    "input": ("the input is recovered in {} of {} attacked", FAILS),
+    "property": ("the hidden property is inferred in {} of {} attacked", FAILS),
+    "accuracy": ("accuracy is kept in {} of {} that have a `local` beside them", HOLDS),
+}
+_ELSE = {
+    WEAKENED: "weakened in",
+    WITHSTOOD: "withstood the attacks in",
+    PARTLY: "in part in",
+    FAILS: "not in",
+    UNDECIDED: "undecided in",
+}
+
+
+def _said(claim: str, found: list[str]) -> str:
+    """``the angle is found in 14 of 15 attacked (weakened in 1)``."""
+    told = Counter(verdict.replace(PREVIEW, "") for verdict in found)
+    form, counted = _SAID[claim]
+    rest = [f"{name} {told[v]}" for v, name in _ELSE.items() if told[v] and v != counted]
+    return form.format(told[counted], len(found)) + (f" ({', '.join(rest)})" if rest else "")

@@ -7,16 +7,17 @@ import statistics
 from collections.abc import Sequence
 
 from complexnn.config import command
+from complexnn.lines import Keys
 from complexnn.progress import duration
 from complexnn.rows import Runs, mean_std
 from complexnn.tables import Table
 
 
-def networks(runs: Sequence[Runs]) -> Table:
+def networks(runs: Sequence[Runs], keys: Keys) -> Table:
     """Runs without a place in the tables before: what each reaches, and what attacks reach."""
     lines = [
         (
-            each.network, each.dataset, each.budget, each.released,
+            each.network, each.dataset, keys.budget(each), each.released,
             each.cell("task", "error", 100, 2),
             each.best_cell("angle", "angle_error") if each.config.net.parts > 1 else "no key",
             each.best_cell("inversion", "rmse"), each.best_cell("property", "error"),
@@ -25,7 +26,8 @@ def networks(runs: Sequence[Runs]) -> Table:
     ]  # fmt: skip
     head = ("network", "data", "budget", "kind", "task error in %", "angle error", "best RMSE",
             "property error")  # fmt: skip
-    return Table("Further networks and data of this project", head, lines)
+    return Table("Further networks and data of this project", head, lines,
+                 "\n".join(keys.notes(lines)))  # fmt: skip
 
 
 def commands(ours: Sequence[Runs]) -> Table:

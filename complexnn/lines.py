@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -71,8 +72,10 @@ def lines(ours: Iterable[Runs]) -> dict[tuple[str, str], list[Line]]:
             told = way or (rotated[0].way if rotated else "")
             line = Line(network, dataset, first.size, first.recipe, told, source, labels, twin)
             found.setdefault((network, dataset), []).append(line)
-    for several in found.values():
-        several.sort(key=lambda line: (line.size, len(line.own)), reverse=True)
+    for place, several in found.items():
+        # Another cut's networks beside its own, or alone where it has none.
+        several = [line for line in several if line.own] or several
+        found[place] = sorted(several, key=lambda line: (line.size, len(line.own)), reverse=True)
     return found
 
 
@@ -93,13 +96,12 @@ class Keys:
         self.flags: dict[str, str] = {}
         self.sources: dict[str, str] = {}
 
-    def budget(self, line: Line) -> str:
-        """``20 epochs, A``: a line's budget."""
-        images, epochs = line.size
-        words = [f"{epochs} epochs"] + ([] if images == float("inf") else [f"{images:,} images"])
-        for flags in (line.recipe, line.way):
-            if flags:
-                words.append(self.flags.setdefault(flags, string.ascii_uppercase[len(self.flags)]))
+    def budget(self, of: Line | Runs) -> str:
+        """``20 epochs, A``: what was spent, and the flags of training."""
+        images, epochs = of.size
+        words = [f"{epochs} epochs"] + ([] if images == math.inf else [f"{images:,} images"])
+        for flags in filter(None, (of.recipe, of.way)):
+            words.append(self.flags.setdefault(flags, _letter(len(self.flags)).upper()))
         return ", ".join(words)
 
     def data(self, line: Line) -> str:
@@ -107,7 +109,7 @@ class Keys:
         told = unofficial(line)
         if not told:
             return line.dataset
-        mark = self.sources.setdefault(told, string.ascii_lowercase[len(self.sources)])
+        mark = self.sources.setdefault(told, _letter(len(self.sources)))
         return f"{line.dataset} ({mark})"
 
     def notes(self, rows: Iterable[tuple[str, ...]]) -> list[str]:
@@ -118,6 +120,12 @@ class Keys:
         used = {word.rstrip(",") for cell in cells if " epochs" in cell for word in cell.split()}
         flags = [f"{m}: `{flags}`" for flags, m in self.flags.items() if m in used]
         return [*data, *(["Flags of train.py: " + "; ".join(flags) + "."] if flags else [])]
+
+
+def _letter(number: int) -> str:
+    """a, …, z, aa, …"""
+    before, place = divmod(number, 26)
+    return (_letter(before - 1) if before else "") + string.ascii_lowercase[place]
 
 
 def unofficial(line: Line) -> str:
@@ -133,5 +141,6 @@ def unofficial(line: Line) -> str:
 def _counts(line: Line) -> str:
     runs = next(iter((line.own | line.twin).values()))
     about: dict[str, Any] = runs.rows[0]["task"]["data"]
-    counts = [f"{about[part]:,} {part}" for part in ("train", "validation", "test")]
-    return f"{', '.join(counts[:-1])} and {counts[-1]} images here"
+    return "trained on {train:,}, validated on {validation:,}, tested on {test:,} images".format(
+        **about
+    )

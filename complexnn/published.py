@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from complexnn import claims, further
+from complexnn import claims, further, verdicts
 from complexnn.config import InputError
 from complexnn.lines import Keys, Line, lines
 from complexnn.rows import Runs, by_network, collect, mean_std
@@ -108,7 +108,7 @@ def tables(folders: Iterable[Path]) -> list[Table]:
         claims.by_row_table(ours, page.keys, [*places, PROPERTY_ROWS[0]]),
     ]
     rest = [runs for runs in ours if runs.number not in page.shown]
-    return [*found, further.networks(rest), further.commands(ours)]
+    return [*found, further.networks(rest, page.keys), further.commands(ours)]
 
 
 class _Page:
@@ -117,19 +117,33 @@ class _Page:
     def __init__(self, ours: dict[Place, list[Line]], keys: Keys) -> None:
         self.ours, self.keys, self.shown = ours, keys, set()
 
-    def table(
-        self, title: str, places: Iterable[Place], columns: list[Column], note: str, **more: str
-    ) -> Table:
+    def table(self, title: str, places: Iterable[Place], columns: list[Column], note: str) -> Table:
         """A line for each place at its largest budget, and one below it for each further budget
         that says something."""
         rows = []
         for place in places:
-            every = [line for line in self.ours.get(place, []) if self._runs(line, columns)]
+            every = self._lines(place, columns)
             for number, line in enumerate(every or [None]):
                 cells = [column.cell(place, line, first=not number) for column in columns]
                 rows.append((place[0], *self._named(place, line, columns), *cells))
         head = ("network", "data", "ours", *(column.head for column in columns))
         return Table(title, head, rows, "\n".join(filter(None, [note, *self.keys.notes(rows)])))
+
+    def _lines(self, place: Place, columns: list[Column]) -> list[Line]:
+        """The lines that say something which those before do not; if none does, the first of a
+        network that was trained."""
+        found, said = [], set()
+        every = [
+            line
+            for line in self.ours.get(place, [])
+            if any(line.find(column.label) for column in columns)
+        ]
+        for line in every:
+            numbers = {runs.number for runs in self._runs(line, columns)}
+            if numbers - said:
+                found.append(line)
+            said |= numbers
+        return found or every[:1]
 
     def _runs(self, line: Line, columns: list[Column]) -> list[Runs]:
         """The runs that these columns have something to say about."""
@@ -142,8 +156,8 @@ class _Page:
             return place[1], ""
         runs = [r.number for r in self._runs(line, columns)]
         self.shown.update(runs)
-        numbers = " ".join(map(str, sorted(runs)))
-        return self.keys.data(line), f"{self.keys.budget(line)} [{numbers}]"
+        numbers = f" [{' '.join(map(str, sorted(runs)))}]" if runs else ""
+        return self.keys.data(line), self.keys.budget(line) + numbers
 
 
 def _theirs(
@@ -299,7 +313,7 @@ def _properties(page: _Page, published: list[dict[str, Any]]) -> Table:
             columns = _property_columns(place, name, attack, published)
             table = page.table("", [place], columns, note)
             notes |= dict.fromkeys(table.note.split("\n"))
-            said = [row for row in table.rows if name in PROPERTIES or row[2]]
+            said = [row for row in table.rows if name in PROPERTIES or "[" in row[2]]
             rows += [(*row[:3], attack, *row[3:]) for row in said]
     head = (*table.head[:3], "attack", *table.head[3:])
     title = "Error of the inferred hidden property (smaller: less private)"
@@ -315,7 +329,7 @@ def _property_columns(
 
     def blind(runs: Runs) -> str | None:
         found = [rows[name]["metrics"]["error"] for rows in runs.rows if name in rows]
-        return f"{claims.verdicts.blind(found[0]):.3f}" if found else None
+        return f"{verdicts.blind(found[0]):.3f}" if found else None
 
     def theirs(key: str) -> tuple[dict[Place, str]]:
         here = [row[key] for row in published if row["attack"] == attack]

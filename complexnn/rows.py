@@ -3,6 +3,7 @@ trained alike and may stand in one line, and how those are told apart that share
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
@@ -105,7 +106,7 @@ class Runs:
     @property
     def size(self) -> tuple[float, int]:
         """By which budgets are ordered: images first, then how often they were seen."""
-        return self.config.data.limit_train or float("inf"), self.config.epochs
+        return self.config.data.limit_train or math.inf, self.config.epochs
 
     @property
     def critic(self) -> bool:

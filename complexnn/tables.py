@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import html
 import io
+import textwrap
 from dataclasses import dataclass
 from typing import TextIO
+
+NOTE_WIDTH = 120  # of notes in a terminal
 
 
 def escape_what_cannot_be_shown(stream: TextIO) -> None:
@@ -30,13 +33,15 @@ class Table:
         table = [self.head, *self.rows]
         widths = [max(len(row[i]) for row in table) for i in range(len(self.head))]
         lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in table]
-        return "\n".join([self.title, *(line.rstrip() for line in lines), *self._note()])
+        note = [textwrap.fill(text, NOTE_WIDTH, break_on_hyphens=False) for text in self._note()]
+        return "\n".join([self.title, *(line.rstrip() for line in lines), *note])
 
     def as_markdown(self) -> str:
         """The table as GitHub shows it."""
         table = [self.head, ("---",) * len(self.head), *self.rows]
         lines = [f"| {' | '.join(c.replace('|', chr(92) + '|') for c in row)} |" for row in table]
-        return "\n".join([f"### {self.title}", "", *lines, "", "\n\n".join(self._note())])
+        note = ["\n\n".join(self._note())] if self.note else []
+        return "\n".join([f"### {self.title}", "", *lines, "", *note])
 
     def as_html(self) -> str:
         """The table with its title, to be put into a :func:`page`."""
