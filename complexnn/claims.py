@@ -169,9 +169,10 @@ def sentence(rows: Sequence[Row], paper: Sequence[tuple[str, str]] = ()) -> str:
     told = {claim: _first(claim, rows) for claim in ("angle", "input", "property", "accuracy")}
     said = [_said(claim, found) for claim, found in told.items()]
     previews = sum(PREVIEW in verdict for found in told.values() for verdict in found)
-    preview = f" {previews} of these verdicts are previews." if previews else ""
+    preview = f" Previews (--budget quick) among these verdicts: {previews}." if previews else ""
+    plural = "" if len(places) == 1 else "s"
     return (
-        f"Over {len(places)} rows{of_the_paper}, each claim at the largest budget it was judged "
+        f"Over {len(places)} row{plural}{of_the_paper}, each claim at the largest budget it was judged "
         f"at: {'; '.join(said)}.{preview}"
     )
 

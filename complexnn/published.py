@@ -21,7 +21,7 @@ from complexnn.tables import Table
 __all__ = ["Runs", "by_network", "collect", "mean_std", "read_published", "tables"]
 
 PUBLISHED = Path(__file__).parent.parent / "assets" / "published_results.json"
-NOT_PUBLISHED, NOBODY = "n.p.", "–"
+NOT_PUBLISHED, NOBODY, DITTO = "n.p.", "–", '"'
 NOT_TRAINED, NOT_ATTACKED, NO_DATA = "not trained yet", "not attacked", "data: not available"
 UNAVAILABLE = {"cub200"}  # data sets that this project could not get
 LEGEND = (
@@ -30,7 +30,7 @@ LEGEND = (
     "CUB-200-2011 could not be had. (α), (β): of the other cut of the same network; the cuts of "
     "original, additional and noisy differ in nothing but the server's share of the layers, and "
     "are trained once. ±: deviation over seeds; without it, one seed. Ours: the largest budget "
-    "first, smaller ones in lines below; in brackets, the runs in the last table."
+    'first, smaller ones in lines below (": as above); in brackets, the runs in the last table.'
 )
 ROTATED = claims.ROTATED
 
@@ -67,7 +67,7 @@ class Column:
     beside: bool = False  # a blind answer, which says nothing alone
 
     def cell(self, place: Place, line: Line | None, *, first: bool) -> str:
-        """``paper / 2021 / ours``; in the lines of further budgets ours alone, below ours."""
+        """``paper / 2021 / ours``, with ditto marks in the lines of further budgets."""
         runs = None if line is None else line.find(self.label)
         if runs is not None:
             found = self.value(runs)
@@ -79,8 +79,7 @@ class Column:
             return NOBODY
         if self.beside and ours in (NOT_TRAINED, NOT_ATTACKED, NO_DATA):
             return ""
-        before = "".join(f"{number:>5} / " for number in theirs)
-        return (before if first else " " * len(before)) + ours
+        return "".join(f"{number if first else DITTO:>5} / " for number in theirs) + ours
 
 
 def read_published(path: Path = PUBLISHED) -> dict[str, Any]:
