@@ -170,10 +170,10 @@ def sentence(rows: Sequence[Row], paper: Sequence[tuple[str, str]] = ()) -> str:
     said = [_said(claim, found) for claim, found in told.items()]
     previews = sum(PREVIEW in verdict for found in told.values() for verdict in found)
     preview = f" Previews (--budget quick) among these verdicts: {previews}." if previews else ""
-    plural = "" if len(places) == 1 else "s"
+    rows_said = f"{len(places)} row{'' if len(places) == 1 else 's'}{of_the_paper}"
     return (
-        f"Over {len(places)} row{plural}{of_the_paper}, each claim at the largest budget it was judged "
-        f"at: {'; '.join(said)}.{preview}"
+        f"Over {rows_said}, each claim at the largest budget it was judged at: "
+        f"{'; '.join(said)}.{preview}"
     )
 
 
