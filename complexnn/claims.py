@@ -79,6 +79,15 @@ def _attacked(runs: Runs) -> dict[str, tuple[str, str] | None]:
     }
 
 
+def called(row: Row, rows: Sequence[Row]) -> str:
+    """A row's network, with what tells it from the others on the same data: the epochs where they
+    differ, and what :func:`complexnn.rows.collect` tells apart."""
+    place = row.line.network, row.line.dataset
+    same = [r.line.size for r in rows if (r.line.network, r.line.dataset) == place]
+    epochs = f"{row.line.size[1]} epochs" if len(set(same)) > 1 else ""
+    return ", ".join(filter(None, [row.line.network, epochs, row.runs.apart]))
+
+
 # --------------------------------------------------------------------------------------- table
 
 
@@ -102,7 +111,7 @@ def by_row_table(ours: Sequence[Runs], keys: Keys, paper: Sequence[tuple[str, st
     head = ("network", "data", "ours", "complex / local / matrix", "accuracy kept",
             "angle hidden", "input hidden", "property hidden")  # fmt: skip
     cells = [
-        (row.line.network, keys.data(row.line), keys.budget(row.line), _errors(row),
+        (row.line.network, keys.data(row.runs), keys.budget(row.line), _errors(row),
          *(_cell(claim, row) for claim in row.found))
         for row in rows
     ]  # fmt: skip

@@ -17,7 +17,7 @@ def networks(runs: Sequence[Runs], keys: Keys) -> Table:
     """Runs without a place in the tables before: what each reaches, and what attacks reach."""
     lines = [
         (
-            each.network, each.dataset, keys.budget(each), each.released,
+            each.network, keys.data(each), keys.budget(each), each.released,
             each.cell("task", "error", 100, 2),
             each.best_cell("angle", "angle_error") if each.config.net.parts > 1 else "no key",
             each.best_cell("inversion", "rmse"), each.best_cell("property", "error"),

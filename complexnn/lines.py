@@ -6,7 +6,6 @@ import math
 import string
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from complexnn.rows import Runs, trained_alike, ways
 
@@ -16,8 +15,8 @@ from complexnn.rows import Runs, trained_alike, ways
 SHARED = ("original", "additional", "noisy")
 _CUTS = {"alpha": ("beta", "β"), "beta": ("alpha", "α")}
 
-# What is known about image folders behind the published rows, where a row says that its data were
-# read from one ({source}); {counts} are its images.
+# What is known about the image folders behind the published rows, by the data set, where a row says
+# that its data were read from one.
 _FOLDERS = {
     "cifar10": "CIFAR-10 from an image folder: the official images and split. In the folder that "
     "this repository's rows were made from, 173 of the 10,000 test images are re-encoded as JPEG; "
@@ -43,6 +42,10 @@ class Line:
 
     def find(self, label: str) -> Runs | None:
         return self.own.get(label) or self.twin.get(label)
+
+    @property
+    def first(self) -> Runs:
+        return next(iter((self.own or self.twin).values()))
 
     def mark(self, runs: Runs) -> str:
         """`` (α)`` on what was trained and attacked with the other cut of the same network."""
@@ -104,13 +107,13 @@ class Keys:
             words.append(self.flags.setdefault(flags, _letter(len(self.flags)).upper()))
         return ", ".join(words)
 
-    def data(self, line: Line) -> str:
-        """``cifar100 (b)``: a line's data set, marked if its data are not the official ones."""
-        told = unofficial(line)
+    def data(self, runs: Runs) -> str:
+        """``cifar100 (b)``: a run's data set, marked if its data are not the official ones."""
+        told = unofficial(runs)
         if not told:
-            return line.dataset
+            return runs.dataset
         mark = self.sources.setdefault(told, _letter(len(self.sources)))
-        return f"{line.dataset} ({mark})"
+        return f"{runs.dataset} ({mark})"
 
     def notes(self, rows: Iterable[tuple[str, ...]]) -> list[str]:
         """What the short names in these cells mean."""
@@ -128,19 +131,17 @@ def _letter(number: int) -> str:
     return (_letter(before - 1) if before else "") + string.ascii_lowercase[place]
 
 
-def unofficial(line: Line) -> str:
-    """What a reader must know about a line's data; empty if nothing is known to be unofficial."""
-    if not line.source:
+def unofficial(runs: Runs) -> str:
+    """What a reader must know about a run's data; empty if nothing is known to be unofficial."""
+    if not runs.source:
         return ""
-    name = line.dataset.partition(" by ")[0]
-    if line.source.startswith("image folder") and name in _FOLDERS:
+    name = runs.dataset.partition(" by ")[0]
+    if runs.source.startswith("image folder") and name in _FOLDERS:
         return _FOLDERS[name]
-    return f"{name}: {line.source}; {_counts(line)}."
+    counts = "trained on {train:,}, validated on {validation:,}, tested on {test:,} images"
+    return f"{name}: {runs.source}; {counts.format(**runs.rows[0]['task']['data'])}."
 
 
-def _counts(line: Line) -> str:
-    runs = next(iter((line.own | line.twin).values()))
-    about: dict[str, Any] = runs.rows[0]["task"]["data"]
-    return "trained on {train:,}, validated on {validation:,}, tested on {test:,} images".format(
-        **about
-    )
+def with_data(note: str, shown: Iterable[Runs]) -> str:
+    """A table's note, and below it what is unofficial about the data of the runs that it shows."""
+    return "\n".join(filter(None, dict.fromkeys([note, *map(unofficial, shown)])))

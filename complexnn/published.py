@@ -156,7 +156,7 @@ class _Page:
         runs = [r.number for r in self._runs(line, columns)]
         self.shown.update(runs)
         numbers = f" [{' '.join(map(str, sorted(runs)))}]" if runs else ""
-        return self.keys.data(line), self.keys.budget(line) + numbers
+        return self.keys.data(line.first), self.keys.budget(line) + numbers
 
 
 def _theirs(

@@ -18,6 +18,7 @@ from complexnn.attacks import worst
 from complexnn.checkpoint import write_text
 from complexnn.cli import parse, run
 from complexnn.config import AttackConfig, InputError, NetConfig, from_dict
+from complexnn.lines import with_data
 from complexnn.networks.anatomy import Anatomy, dissect
 from complexnn.networks.registry import ARCHITECTURES
 from complexnn.tables import Table, page
@@ -185,7 +186,8 @@ def run_table(runs: tuple[Path, ...]) -> Table:
     """A line for each run."""
     beside = tuple(f"({text})" if text else "" for text in BESIDE)
     lines = [beside, *(tuple(line(folder)) for folder in runs)]
-    return Table("What the server sees, and what it learns from it", COLUMNS, lines, NOTE)
+    note = with_data(NOTE, published.collect(runs))
+    return Table("What the server sees, and what it learns from it", COLUMNS, lines, note)
 
 
 def figure(folder: Path, title: str) -> str:

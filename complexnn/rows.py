@@ -47,7 +47,7 @@ class Runs:
     seeds: list[int] = field(default_factory=list)
     rows: list[dict[str, dict[str, Any]]] = field(default_factory=list)  # by name, one per seed
     folders: list[Path] = field(default_factory=list)  # where each was trained
-    ambiguous: bool = False  # whether another network of the same line has the same name
+    apart: str = ""  # what tells it from others that would have the same name
 
     @property
     def network(self) -> str:
@@ -119,11 +119,14 @@ class Runs:
         return _flags(self.config, _WAYS)
 
     @property
+    def name(self) -> str:
+        """What the server sees, and what no critic helped to train."""
+        return self.config.net.label + ("" if self.critic else ", no critic")
+
+    @property
     def released(self) -> str:
-        """What the server sees, and what no critic helped to train. Networks of one line that
-        would have the same name are told apart by the flags that today's defaults lack."""
-        apart = f", {self.way}" if self.ambiguous and self.way else ""
-        return self.config.net.label + ("" if self.critic else ", no critic") + apart
+        """The same; what was trained as long under one name is told apart."""
+        return f"{self.name}, {self.apart}" if self.apart else self.name
 
     @property
     def errors(self) -> list[dict[str, float]]:
@@ -199,11 +202,24 @@ def collect(folders: Iterable[Path]) -> list[Runs]:
             runs.folders.append(trained[victim])
         runs.config = from_dict(TrainConfig, runs.rows[0]["task"]["config"])
     ordered = sorted(groups.values(), key=lambda runs: runs.order)
-    names = [(*r.alike, r.released) for r in ordered]
     for number, runs in enumerate(ordered, start=1):
         runs.number = number
-        runs.ambiguous = names.count(names[number - 1]) > 1
+    _tell_apart(ordered)
     return ordered
+
+
+def _tell_apart(ours: list[Runs]) -> None:
+    """The one rule by which runs are told apart that were trained as long and have one name: by the
+    flags, beyond today's defaults, and by the origin of the data, wherever these differ."""
+    namesakes: dict[tuple[str, str], list[Runs]] = defaultdict(list)
+    for runs in ours:
+        namesakes[runs.trained, runs.name].append(runs)
+    for members in namesakes.values():
+        told = [(r.recipe, r.way, r.source or "official data") for r in members]
+        differ = [len(set(kind)) > 1 for kind in zip(*told, strict=True)]
+        for runs, words in zip(members, told, strict=True):
+            shown = (word for word, differs in zip(words, differ, strict=True) if differs and word)
+            runs.apart = ", ".join(shown)
 
 
 def _victims(folders: Iterable[Path]) -> tuple[dict[str, dict[str, Any]], dict[str, Path]]:

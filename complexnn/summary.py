@@ -12,6 +12,7 @@ from complexnn import claims, gaussianity, linearity, offload, published, verdic
 from complexnn.attacks import worst
 from complexnn.claims import KINDS
 from complexnn.config import InputError, Kind, NetConfig, command, from_dict
+from complexnn.lines import with_data
 from complexnn.networks.anatomy import dissect
 from complexnn.offload import OffloadConfig
 from complexnn.progress import duration
@@ -58,20 +59,18 @@ def verdict_table(folders: Iterable[Path]) -> Table:
     adversarial term, accuracy where all four kinds were trained, each other claim where its
     attacks were run.
     """
-    found = []
-    for row in claims.judged(published.collect(folders)):
-        runs, network = row.runs, row.runs.network
-        if runs.ambiguous and runs.way:
-            network += f", {runs.way}"
+    found, rows = [], claims.judged(published.collect(folders))
+    for row in rows:
+        network = claims.called(row, rows)
         for claim, verdict in row.found.items():
             trained = all(row.line.find(label) for label in KINDS.values())
             if verdict is not None and (claim != "accuracy" or trained):
                 said = "accuracy is preserved" if claim == "accuracy" else f"the {claim} is hidden"
-                found.append((said, network, runs.dataset, *verdict))
+                found.append((said, network, row.line.dataset, *verdict))
     found.sort(key=lambda line: line[0])
-    return Table(
-        "Do the paper's claims hold?", ("claim", "network", "data", "verdict", "why"), found
-    )
+    head = ("claim", "network", "data", "verdict", "why")
+    note = with_data("", (row.runs for row in rows))
+    return Table("Do the paper's claims hold?", head, found, note)
 
 
 REACHED = ("kind", "task error in %", "angle error in rad", "PSNR in dB", "identified in %")
@@ -86,10 +85,10 @@ REACHED_NOTE = (
 def main_table(folders: Iterable[Path]) -> Table:
     """Every run of the lines with a verdict: what it reaches, what the attacks reach, and the
     command."""
-    found, order, machines, shown = [], get_args(Kind), Counter(), set()
+    found, order, machines, shown = [], get_args(Kind), Counter(), {}
     for (network, data, _), labels in lines(published.collect(folders)).items():
         members = [runs for runs in labels.values() if runs.number not in shown]
-        shown.update(runs.number for runs in members)
+        shown |= {runs.number: runs for runs in members}
         for runs in sorted(members, key=lambda r: order.index(r.config.net.kind)):
             attacks = [row for row in runs.attacked.values() if "family" in row]
             attacks = [row for row in attacks if row["name"] != worst.NAME]
@@ -103,18 +102,16 @@ def main_table(folders: Iterable[Path]) -> Table:
             ))  # fmt: skip
     head = ("network, data", *REACHED, "command", "trained in, on")
     where = ", ".join(f"{count} on {machine}" for machine, count in machines.most_common())
-    return Table("Runs", head, found, REACHED_NOTE + f" Attacks, by what they ran on: {where}.")
+    note = f"{REACHED_NOTE} Attacks, by what they ran on: {where}."
+    return Table("Runs", head, found, with_data(note, shown.values()))
 
 
 def short_table(folders: Iterable[Path]) -> Table:
     """Runs on part of the training images: what other cuts, weights, encoders and groups do."""
-    found = [
-        (f"{runs.network}, {runs.dataset}", runs.budget, *_reached(runs))
-        for runs in published.collect(folders)
-        if runs.config.data.limit_train is not None
-    ]
+    short = [r for r in published.collect(folders) if r.config.data.limit_train is not None]
+    found = [(f"{r.network}, {r.dataset}", r.budget, *_reached(r)) for r in short]
     head = ("network, data", "training", *REACHED)
-    return Table("Variants at a short budget", head, found, REACHED_NOTE)
+    return Table("Variants at a short budget", head, found, with_data(REACHED_NOTE, short))
 
 
 def _reached(runs: Runs) -> tuple[str, ...]:
@@ -166,8 +163,8 @@ def frontier(ours: Iterable[Runs]) -> list[Place]:
 
 def frontier_table(folders: Iterable[Path]) -> Table:
     """What each defence keeps of the server's worth, and what it lets through."""
-    lines = []
-    for place in frontier(published.collect(folders)):
+    lines, places = [], frontier(published.collect(folders))
+    for place in places:
         net, rows = place.runs.config.net, place.runs.attacked
         share, low, high = (100 * s for s in place.kept)
         leak = place.inversion
@@ -199,16 +196,18 @@ def frontier_table(folders: Iterable[Path]) -> Table:
         "guessing). Sent again: `intersection`, four or eight releases of each image under fresh "
         "keys and in other company."
     )
+    note = with_data(note, (place.runs for place in places))
     return Table("Use against leakage", head, lines, note)
 
 
 def property_table(folders: Iterable[Path]) -> Table:
     """What is inferred of classes that a network was not trained on."""
-    lines = []
+    lines, shown = [], []
     for runs in published.collect(folders):
         best = verdicts.strongest(runs.attacked, "property")
         if best is None:
             continue
+        shown.append(runs)
         name, error = best
         right = 1 - error["value"], 1 - error["high"], 1 - error["low"]
         blind = 1 - verdicts.blind(error)
@@ -226,17 +225,18 @@ def property_table(folders: Iterable[Path]) -> Table:
         "the best guess of one who knows the network's label. Without rotation: the same attack on "
         "`additional`."
     )
-    return Table("Hidden properties", head, lines, note)
+    return Table("Hidden properties", head, lines, with_data(note, shown))
 
 
 def linearity_table(folders: Iterable[Path]) -> Table:
     """What :mod:`complexnn.linearity` measured, beside networks without rotation."""
-    lines = []
+    lines, shown = [], []
     for members in trained_alike(published.collect(folders)).values():
         errors = {runs.config.net.label: runs.errors[0] for runs in members}
         for runs in members:
             row = runs.attacked.get("linearity")
             if row is not None:
+                shown.append(runs)
                 lines.append((
                     runs.trained, runs.released,
                     *(percent(row["metrics"][name]) for name in linearity.ERRORS),
@@ -259,16 +259,17 @@ def linearity_table(folders: Iterable[Path]) -> Table:
         "them the control `local` and the network without rotation. 95 % intervals over test "
         "images, one network each."
     )
-    return Table("How linear rotated servers are", head, lines, note)
+    return Table("How linear rotated servers are", head, lines, with_data(note, shown))
 
 
 def gaussianity_table(folders: Iterable[Path]) -> Table:
     """What :mod:`complexnn.gaussianity` measured, beside what ICA makes of it."""
-    lines = []
+    lines, shown = [], []
     for runs in published.collect(folders):
         row, attack = (runs.attacked.get(name) for name in ("gaussianity", "angle ica"))
         if row is None:
             continue
+        shown.append(runs)
         found = {name: numbers["value"] for name, numbers in row["metrics"].items()}
         net = runs.config.net
         error = None if attack is None else attack["metrics"]["angle_error"]
@@ -291,7 +292,7 @@ def gaussianity_table(folders: Iterable[Path]) -> Table:
         "are rotated; more is left where features are large in the same places. Gaussian "
         "numbers: as many as a feature has. Angle: beside blind guessing."
     )
-    return Table("How Gaussian features are", head, lines, note)
+    return Table("How Gaussian features are", head, lines, with_data(note, shown))
 
 
 def offload_tables(folders: Iterable[Path]) -> list[Table]:

@@ -4,14 +4,15 @@ from typing import get_args
 
 import pytest
 import torch
-from made_rows import CIFAR, angle, rows_of
+from made_rows import CIFAR, angle, hidden, inversion, numbers, rows_of
 
 import complexnn
-from complexnn import figures, rows, summary
+from complexnn import figures, gaussianity, linearity, report, rows, summary
 from complexnn.config import DataConfig, Kind
 from complexnn.lines import SHARED, Keys, lines
 
 NET = {"arch": "resnet20"}
+ABOUT = {"train": 45_000, "validation": 5_000, "test": 10_000}
 
 
 def cut(kind, variant):
@@ -95,8 +96,9 @@ def test_what_changes_a_network_makes_another_one(tmp_path, other):
 def four_kinds(folder):
     for number, kind in enumerate(("original", "additional", "local")):
         rows_of(folder / kind, net=NET | {"kind": kind}, error=(0.1, 0.1, 0.3)[number])
-    rows_of(folder / "blocks", net=NET, error=0.12, attacks=[angle(0.1)])
-    rows_of(folder / "batch", net=NET | {"counterparts": "batch"}, error=0.2, attacks=[angle(0.2)])
+    for way, error in (("blocks", 0.12), ("batch", 0.2)):
+        rows_of(folder / way, net=NET | {"counterparts": way}, error=error,
+                attacks=[angle(error - 0.02), inversion(0.1, 20.0)])  # fmt: skip
 
 
 def test_networks_of_one_name_are_told_apart_in_every_table(tmp_path):
@@ -116,7 +118,52 @@ def test_networks_of_one_name_are_told_apart_in_every_table(tmp_path):
     assert told["the angle is hidden", "resnet20-alpha"].startswith("0.100 rad")
     kinds = [row[1] for row in summary.main_table([tmp_path]).rows]
     assert len(kinds) == len(set(kinds)) == 5
-    assert len(figures.grids(rows.collect([tmp_path]))) == 0  # none has pictures
+    kinds = [row[1] for row in summary.frontier_table([tmp_path]).rows]
+    assert sorted(kinds) == ["complex d=2 decoy", "complex d=2 decoy, --counterparts batch"]
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [({"lr": 0.1}, "--lr 0.1"), ({"critic_every": 4}, "--critic-every 4"),
+     ({"about": ABOUT | {"source": "elsewhere"}}, "elsewhere"), ({"epochs": 5}, "5 epochs")],
+)  # fmt: skip
+def test_no_two_verdicts_have_the_same_name(tmp_path, other, told):
+    settings = {"net": NET, "attacks": [angle(0.1)], "about": ABOUT}
+    rows_of(tmp_path / "a", **settings)
+    rows_of(tmp_path / "b", **settings | other)
+    names = [row[1] for row in summary.verdict_table([tmp_path]).rows]
+    assert len(set(names)) == 2
+    assert f"resnet20-alpha, {told}" in names
+
+
+def test_every_table_of_a_number_says_what_is_unofficial_about_its_data(tmp_path):
+    """Each function that makes a table of runs."""
+    settings = {"about": ABOUT | {"source": "half of it"}, "net": NET}
+    measured = ("linearity", {name: numbers(0.2) for name in linearity.ERRORS})
+    moments = {f"{measure}_{what}": numbers(1.0) for measure in ("kurtosis", "epps_pulley")
+               for what in (*gaussianity.SHOWN, "gaussian")}  # fmt: skip
+    attacks = [angle(0.1), inversion(0.1, 20.0), hidden(0.3), measured, ("gaussianity", moments)]
+    for kind, error in (("original", 0.1), ("additional", 0.1), ("local", 0.3)):
+        rows_of(tmp_path / kind, **settings | {"net": NET | {"kind": kind}}, error=error)
+    rows_of(tmp_path / "complex", **settings, attacks=attacks)
+    short = DataConfig(dataset="cifar10", limit_train=500)
+    rows_of(tmp_path / "short", **settings, attacks=attacks, data=short)
+    every = [*summary.front_page([tmp_path]), *summary.beyond_page([tmp_path])]
+    every += [summary.short_table([tmp_path]), report.run_table((tmp_path / "complex",))]
+    assert len(every) == 8
+    for table in every:
+        assert table.rows
+        assert "cifar10: half of it; trained on 45,000" in table.note, table.title
+
+
+def test_the_grid_of_pictures_is_of_the_largest_budget(tmp_path):
+    for epochs in (5, 100, 20):
+        folder = tmp_path / str(epochs)
+        rows_of(folder, net=NET, epochs=epochs)
+        (folder / "examples").mkdir()
+        (folder / "examples" / "inversion.safetensors").touch()
+    (shown,) = figures.grids(rows.collect([tmp_path])).values()
+    assert [runs.config.epochs for runs in shown] == [100]
 
 
 def test_a_line_holds_one_way_to_train_the_rotated_network(tmp_path):
