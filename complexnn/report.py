@@ -34,7 +34,8 @@ class ReportConfig:
 
     what: Positional[Literal["runs", "tables", "summary", "frontier", "budgets", "networks"]]
     """runs: task, angle, reconstruction and property errors of each run, beside chance or floor.
-    tables: the paper's tables, its numbers beside the 2021 reproduction's and these runs'.
+    tables: the paper's tables, its numbers, the 2021 reproduction's and these runs' in one line,
+    and a verdict per claim and row.
     summary: a verdict on each claim of the paper, and the runs behind it.
     frontier: what defences keep of the server's worth, what they let through, and offloads.
     budgets: how strong each attack is as its training steps grow.
