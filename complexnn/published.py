@@ -306,17 +306,15 @@ def _properties(page: _Page, published: list[dict[str, Any]]) -> Table:
         "who knows the network's label."
     )
     rows: list[tuple[str, ...]] = []
-    notes: dict[str, None] = {}
     for place in PROPERTY_ROWS:
         for name, attack in (PROPERTIES | OWN_PROPERTIES).items():
             columns = _property_columns(place, name, attack, published)
-            table = page.table("", [place], columns, note)
-            notes |= dict.fromkeys(table.note.split("\n"))
+            table = page.table("", [place], columns, "")
             said = [row for row in table.rows if name in PROPERTIES or "[" in row[2]]
             rows += [(*row[:3], attack, *row[3:]) for row in said]
     head = (*table.head[:3], "attack", *table.head[3:])
     title = "Error of the inferred hidden property (smaller: less private)"
-    return Table(title, head, rows, "\n".join(notes))
+    return Table(title, head, rows, "\n".join([note, *page.keys.notes(rows)]))
 
 
 def _property_columns(
