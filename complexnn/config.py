@@ -75,6 +75,7 @@ _ONLY_FOR: dict[str, tuple[str, tuple[str, ...]]] = {
     "gradient_penalty": ("critic_constraint", ("gradient-penalty",)),
     "clip_value": ("critic_constraint", ("weight-clipping",)),
 }
+OF_SOME_NETWORKS = frozenset(_ONLY_FOR)
 
 
 def _idle(name: str, value_of: Callable[[str], Any]) -> str | None:

@@ -127,13 +127,13 @@ GRID = ("original", "additional", "noisy γ=0.2", "noisy γ=0.5", "noisy γ=1", 
 
 def grids(ours: Sequence[Runs]) -> dict[str, list[Runs]]:
     """The networks of the paper's grid, as far as their inputs were attacked, by network and data;
-    only where the rotated one is among them; of several budgets, that with all images."""
+    only where the rotated one is among them; of several budgets, the largest."""
     found: dict[str, list[Runs]] = {}
     for (network, data, _), labels in published.by_network(list(ours)).items():
         shown = [labels[x] for x in GRID if x in labels and _pixels(labels[x]).is_file()]
         if shown and shown[-1].config.net.label == GRID[-1]:
             name = re.sub(r"[^a-z0-9]+", "-", f"{network} {data}".lower()).strip("-")
-            if name not in found or shown[-1].config.data.limit_train is None:
+            if name not in found or shown[-1].size > found[name][-1].size:
                 found[name] = shown
     return found
 

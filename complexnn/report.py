@@ -18,6 +18,7 @@ from complexnn.attacks import worst
 from complexnn.checkpoint import write_text
 from complexnn.cli import parse, run
 from complexnn.config import AttackConfig, InputError, NetConfig, from_dict
+from complexnn.lines import with_data
 from complexnn.networks.anatomy import Anatomy, dissect
 from complexnn.networks.registry import ARCHITECTURES
 from complexnn.tables import Table, page
@@ -33,7 +34,8 @@ class ReportConfig:
 
     what: Positional[Literal["runs", "tables", "summary", "frontier", "budgets", "networks"]]
     """runs: task, angle, reconstruction and property errors of each run, beside chance or floor.
-    tables: the paper's tables, its numbers beside the 2021 reproduction's and these runs'.
+    tables: the paper's tables, its numbers, the 2021 reproduction's and these runs' in one line,
+    and a verdict per claim and row.
     summary: a verdict on each claim of the paper, and the runs behind it.
     frontier: what defences keep of the server's worth, what they let through, and offloads.
     budgets: how strong each attack is as its training steps grow.
@@ -185,7 +187,8 @@ def run_table(runs: tuple[Path, ...]) -> Table:
     """A line for each run."""
     beside = tuple(f"({text})" if text else "" for text in BESIDE)
     lines = [beside, *(tuple(line(folder)) for folder in runs)]
-    return Table("What the server sees, and what it learns from it", COLUMNS, lines, NOTE)
+    note = with_data(NOTE, published.collect(runs))
+    return Table("What the server sees, and what it learns from it", COLUMNS, lines, note)
 
 
 def figure(folder: Path, title: str) -> str:

@@ -8,21 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from complexnn import gaussianity, linearity, offload, published, verdicts
+from complexnn import claims, gaussianity, linearity, offload, published, verdicts
 from complexnn.attacks import worst
+from complexnn.claims import KINDS
 from complexnn.config import InputError, Kind, NetConfig, command, from_dict
+from complexnn.lines import with_data
 from complexnn.networks.anatomy import dissect
 from complexnn.offload import OffloadConfig
 from complexnn.progress import duration
-from complexnn.published import Runs
+from complexnn.rows import Runs, trained_alike
 from complexnn.tables import Table, percent
 
-KINDS = {
-    "original": "original",
-    "additional": "additional",
-    "local": "local",
-    "complex": "complex d=2 decoy",
-}
 # What a defended network shares with the one without a defence.
 SHARED = (
     "arch", "variant", "generator_width", "relu_end", "num_classes", "in_channels", "image_size",
@@ -60,30 +56,21 @@ def verdict_table(folders: Iterable[Path]) -> Table:
     """A verdict per claim of the paper and per network, with what it rests on.
 
     The rules are those of :mod:`complexnn.verdicts`; networks trained on all images with the
-    adversarial term, each claim where its attacks were run.
+    adversarial term, accuracy where all four kinds were trained, each other claim where its
+    attacks were run.
     """
-    ours = published.collect(folders)
-    found = []
-    for (network, data, _), labels in lines(ours).items():
-        errors = {kind: _errors(labels[label]) for kind, label in KINDS.items()}
-        verdict, why = verdicts.accuracy_verdict(errors)
-        matrix = labels[KINDS["complex"]].values("linearity", "error_of_the_mean_matrix")
-        if matrix:
-            why += f"; {100 * matrix[0]:.1f} % error with one fixed matrix in the server's place"
-        found.append(("accuracy is preserved", network, data, verdict, why))
-    for claim, families in verdicts.FAMILIES.items():
-        for runs in ours:
-            rows = runs.attacked
-            fully_trained = runs.config.data.limit_train is None and runs.config.adversarial_weight
-            if runs.config.net.label != KINDS["complex"] or not fully_trained:
-                continue
-            if any(row.get("family") in families for row in rows.values()):
-                verdict, why = verdicts.marked(claim, rows)
-                found.append((f"the {claim} is hidden", runs.network, runs.dataset, verdict, why))
+    found, rows = [], claims.judged(published.collect(folders))
+    for row in rows:
+        network = claims.called(row, rows)
+        for claim, verdict in row.found.items():
+            trained = all(row.line.find(label) for label in KINDS.values())
+            if verdict is not None and (claim != "accuracy" or trained):
+                said = "accuracy is preserved" if claim == "accuracy" else f"the {claim} is hidden"
+                found.append((said, network, row.line.dataset, *verdict))
     found.sort(key=lambda line: line[0])
-    return Table(
-        "Do the paper's claims hold?", ("claim", "network", "data", "verdict", "why"), found
-    )
+    head = ("claim", "network", "data", "verdict", "why")
+    note = with_data("", (row.runs for row in rows))
+    return Table("Do the paper's claims hold?", head, found, note)
 
 
 REACHED = ("kind", "task error in %", "angle error in rad", "PSNR in dB", "identified in %")
@@ -98,9 +85,11 @@ REACHED_NOTE = (
 def main_table(folders: Iterable[Path]) -> Table:
     """Every run of the lines with a verdict: what it reaches, what the attacks reach, and the
     command."""
-    found, order, machines = [], get_args(Kind), Counter()
+    found, order, machines, shown = [], get_args(Kind), Counter(), {}
     for (network, data, _), labels in lines(published.collect(folders)).items():
-        for runs in sorted(labels.values(), key=lambda r: order.index(r.config.net.kind)):
+        members = [runs for runs in labels.values() if runs.number not in shown]
+        shown |= {runs.number: runs for runs in members}
+        for runs in sorted(members, key=lambda r: order.index(r.config.net.kind)):
             attacks = [row for row in runs.attacked.values() if "family" in row]
             attacks = [row for row in attacks if row["name"] != worst.NAME]
             machines.update(row["device"].partition(",")[0] for row in attacks)
@@ -113,25 +102,23 @@ def main_table(folders: Iterable[Path]) -> Table:
             ))  # fmt: skip
     head = ("network, data", *REACHED, "command", "trained in, on")
     where = ", ".join(f"{count} on {machine}" for machine, count in machines.most_common())
-    return Table("Runs", head, found, REACHED_NOTE + f" Attacks, by what they ran on: {where}.")
+    note = f"{REACHED_NOTE} Attacks, by what they ran on: {where}."
+    return Table("Runs", head, found, with_data(note, shown.values()))
 
 
 def short_table(folders: Iterable[Path]) -> Table:
     """Runs on part of the training images: what other cuts, weights, encoders and groups do."""
-    found = [
-        (f"{runs.network}, {runs.dataset}", runs.budget, *_reached(runs))
-        for runs in published.collect(folders)
-        if runs.config.data.limit_train is not None
-    ]
+    short = [r for r in published.collect(folders) if r.config.data.limit_train is not None]
+    found = [(f"{r.network}, {r.dataset}", r.budget, *_reached(r)) for r in short]
     head = ("network, data", "training", *REACHED)
-    return Table("Variants at a short budget", head, found, REACHED_NOTE)
+    return Table("Variants at a short budget", head, found, with_data(REACHED_NOTE, short))
 
 
 def _reached(runs: Runs) -> tuple[str, ...]:
     """What a network reaches, and what the attacks on it do: the cells of :data:`REACHED`."""
     rows = runs.attacked
     return (
-        runs.config.net.label, _task_error(runs, digits=2),
+        runs.released, _task_error(runs, digits=2),
         _leak(rows, "angle", "chance") if runs.config.net.parts > 1 else "no key",
         _leak(rows, "inversion", "floor"), _identified(rows),
     )  # fmt: skip
@@ -160,12 +147,12 @@ def frontier(ours: Iterable[Runs]) -> list[Place]:
     """Every attacked network that was trained beside an ``additional`` and a ``local``, where the
     server is worth something."""
     found = []
-    for members in _trained_alike(ours):
-        errors = {runs.config.net.label: _errors(runs) for runs in members}
+    for members in trained_alike(ours).values():
+        errors = {runs.config.net.label: runs.errors for runs in members}
         if not {"additional", "local"} <= errors.keys():
             continue
         for runs in members:
-            own = _errors(runs)
+            own = runs.errors
             share = verdicts.kept(errors["additional"], errors["local"], own)
             leak = verdicts.strongest(runs.attacked, "inversion")
             seen = verdicts.identified(runs.attacked)
@@ -174,25 +161,10 @@ def frontier(ours: Iterable[Runs]) -> list[Place]:
     return found
 
 
-def _trained_alike(ours: Iterable[Runs]) -> list[list[Runs]]:
-    """Runs of one network on the same images, as many of them and as often."""
-    groups: dict[tuple[Any, ...], list[Runs]] = {}
-    for runs in ours:
-        config = runs.config
-        key = (runs.network, runs.dataset, config.data.limit_train, config.epochs)
-        groups.setdefault(key, []).append(runs)
-    return list(groups.values())
-
-
-def _errors(runs: Runs) -> list[dict[str, float]]:
-    """The task error of each seed."""
-    return [rows["task"]["metrics"]["error"] for rows in runs.rows]
-
-
 def frontier_table(folders: Iterable[Path]) -> Table:
     """What each defence keeps of the server's worth, and what it lets through."""
-    lines = []
-    for place in frontier(published.collect(folders)):
+    lines, places = [], frontier(published.collect(folders))
+    for place in places:
         net, rows = place.runs.config.net, place.runs.attacked
         share, low, high = (100 * s for s in place.kept)
         leak = place.inversion
@@ -224,16 +196,18 @@ def frontier_table(folders: Iterable[Path]) -> Table:
         "guessing). Sent again: `intersection`, four or eight releases of each image under fresh "
         "keys and in other company."
     )
+    note = with_data(note, (place.runs for place in places))
     return Table("Use against leakage", head, lines, note)
 
 
 def property_table(folders: Iterable[Path]) -> Table:
     """What is inferred of classes that a network was not trained on."""
-    lines = []
+    lines, shown = [], []
     for runs in published.collect(folders):
         best = verdicts.strongest(runs.attacked, "property")
         if best is None:
             continue
+        shown.append(runs)
         name, error = best
         right = 1 - error["value"], 1 - error["high"], 1 - error["low"]
         blind = 1 - verdicts.blind(error)
@@ -251,17 +225,18 @@ def property_table(folders: Iterable[Path]) -> Table:
         "the best guess of one who knows the network's label. Without rotation: the same attack on "
         "`additional`."
     )
-    return Table("Hidden properties", head, lines, note)
+    return Table("Hidden properties", head, lines, with_data(note, shown))
 
 
 def linearity_table(folders: Iterable[Path]) -> Table:
     """What :mod:`complexnn.linearity` measured, beside networks without rotation."""
-    lines = []
-    for members in _trained_alike(published.collect(folders)):
-        errors = {runs.config.net.label: _errors(runs)[0] for runs in members}
+    lines, shown = [], []
+    for members in trained_alike(published.collect(folders)).values():
+        errors = {runs.config.net.label: runs.errors[0] for runs in members}
         for runs in members:
             row = runs.attacked.get("linearity")
             if row is not None:
+                shown.append(runs)
                 lines.append((
                     runs.trained, runs.released,
                     *(percent(row["metrics"][name]) for name in linearity.ERRORS),
@@ -284,16 +259,17 @@ def linearity_table(folders: Iterable[Path]) -> Table:
         "them the control `local` and the network without rotation. 95 % intervals over test "
         "images, one network each."
     )
-    return Table("How linear rotated servers are", head, lines, note)
+    return Table("How linear rotated servers are", head, lines, with_data(note, shown))
 
 
 def gaussianity_table(folders: Iterable[Path]) -> Table:
     """What :mod:`complexnn.gaussianity` measured, beside what ICA makes of it."""
-    lines = []
+    lines, shown = [], []
     for runs in published.collect(folders):
         row, attack = (runs.attacked.get(name) for name in ("gaussianity", "angle ica"))
         if row is None:
             continue
+        shown.append(runs)
         found = {name: numbers["value"] for name, numbers in row["metrics"].items()}
         net = runs.config.net
         error = None if attack is None else attack["metrics"]["angle_error"]
@@ -316,7 +292,7 @@ def gaussianity_table(folders: Iterable[Path]) -> Table:
         "are rotated; more is left where features are large in the same places. Gaussian "
         "numbers: as many as a feature has. Angle: beside blind guessing."
     )
-    return Table("How Gaussian features are", head, lines, note)
+    return Table("How Gaussian features are", head, lines, with_data(note, shown))
 
 
 def offload_tables(folders: Iterable[Path]) -> list[Table]:

@@ -1,0 +1,198 @@
+"""Which runs are one network, which share a line, and what both cuts of a ResNet share."""
+
+from typing import get_args
+
+import pytest
+import torch
+from made_rows import CIFAR, angle, hidden, inversion, numbers, rows_of
+
+import complexnn
+from complexnn import figures, gaussianity, linearity, report, rows, summary
+from complexnn.config import DataConfig, Kind
+from complexnn.lines import SHARED, Keys, lines
+
+NET = {"arch": "resnet20"}
+ABOUT = {"train": 45_000, "validation": 5_000, "test": 10_000}
+
+
+def cut(kind, variant):
+    torch.manual_seed(3)
+    net = complexnn.build("resnet20", variant=variant, kind=kind, image_size=8)
+    for module in net.modules():  # statistics that matter
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.5, 0.5)
+            module.running_var.uniform_(0.5, 2.0)
+    return net.double().eval()
+
+
+def same_function(kind):
+    """Whether the cuts compute the same once one has the other's numbers in order."""
+    alpha, beta = cut(kind, "alpha"), cut(kind, "beta")
+    mine, theirs = (list(net.state_dict().values()) for net in (beta, alpha))
+    if [x.shape for x in mine] != [x.shape for x in theirs]:
+        return False
+    names = beta.state_dict().keys()
+    beta.load_state_dict(dict(zip(names, theirs, strict=True)))
+    images = torch.rand(4, 3, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        found = [net(images, generator=torch.Generator().manual_seed(1)) for net in (alpha, beta)]
+    return torch.allclose(*found, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_both_cuts_of_a_resnet_compute_the_same_where_lines_share_them(kind):
+    assert same_function(kind) == (kind in SHARED)
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_what_both_cuts_release_is_the_same(kind):
+    """So an attack on the released feature is one attack."""
+    alpha, beta = cut(kind, "alpha"), cut(kind, "beta")
+    beta.encoder.load_state_dict(alpha.encoder.state_dict())  # the same names, too
+    images = torch.rand(4, 3, 8, 8, dtype=torch.float64)
+    seen = [n.encode(images, generator=torch.Generator().manual_seed(1))[0] for n in (alpha, beta)]
+    assert torch.equal(*seen)
+
+
+def test_seeds_half_precision_devices_and_places_are_one_network(tmp_path):
+    rows_of(tmp_path / "a", net=NET, error=0.1)
+    rows_of(tmp_path / "b", net=NET, error=0.2, seed=1, save_as="fp16", device="a GPU", workers=0)
+    elsewhere = DataConfig(dataset="cifar10", data_dir=tmp_path)
+    rows_of(tmp_path / "c", net=NET, error=0.3, seed=2, data=elsewhere, compile=True, draws=1)
+    (runs,) = rows.collect([tmp_path])
+    assert runs.seeds == [0, 1, 2]
+    assert runs.cell("task", "error", 100, 1) == "20.0 ± 10.0 [1]"
+
+
+@pytest.mark.parametrize("attacked", ["whole", "half"])
+def test_of_two_runs_with_one_seed_the_attacked_one_counts(tmp_path, attacked):
+    """Such as a network and its copy in half precision."""
+    for name, stored in (("whole", "fp32"), ("half", "fp16")):
+        rows_of(tmp_path / name, save_as=stored, attacks=[angle(0.1)] if name == attacked else ())
+    (runs,) = rows.collect([tmp_path])
+    assert (runs.seeds, runs.folders) == ([0], [tmp_path / attacked])
+    assert runs.best("angle", "angle_error") == [0.1]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"epochs": 5}, {"lr": 0.1}, {"precision": "bf16"}, {"critic_every": 4}, {"batch_size": 64},
+     {"data": DataConfig(dataset="cifar10", limit_train=500)},
+     {"data": DataConfig(dataset="cifar10", channels=1)}, {"net": NET | {"counterparts": "batch"}},
+     {"net": NET | {"variant": "beta"}}],
+    ids=str,
+)  # fmt: skip
+def test_what_changes_a_network_makes_another_one(tmp_path, other):
+    rows_of(tmp_path / "a", net=NET)
+    rows_of(tmp_path / "b", **{"net": NET} | other)
+    every = rows.collect([tmp_path])
+    assert [runs.seeds for runs in every] == [[0], [0]]
+    found = [line for several in lines(every).values() for line in several]
+    assert sorted(line.own["complex d=2 decoy"].number for line in found) == [1, 2]
+    keys = Keys()
+    assert len({(line.network, keys.budget(line)) for line in found}) == 2
+
+
+def four_kinds(folder):
+    for number, kind in enumerate(("original", "additional", "local")):
+        rows_of(folder / kind, net=NET | {"kind": kind}, error=(0.1, 0.1, 0.3)[number])
+    for way, error in (("blocks", 0.12), ("batch", 0.2)):
+        rows_of(folder / way, net=NET | {"counterparts": way}, error=error,
+                attacks=[angle(error - 0.02), inversion(0.1, 20.0)])  # fmt: skip
+
+
+def test_networks_of_one_name_are_told_apart_in_every_table(tmp_path):
+    """By the flags that today's defaults lack, and only where there is something to tell."""
+    four_kinds(tmp_path)
+    both = {runs.released for runs in rows.collect([tmp_path])}
+    assert both >= {"complex d=2 decoy", "complex d=2 decoy, --counterparts batch"}
+    (alone,) = rows.collect([tmp_path / "batch"])
+    assert alone.released == "complex d=2 decoy"
+
+    table = summary.verdict_table([tmp_path])
+    told = {(row[0], row[1]): row[4] for row in table.rows}
+    for claim in ("accuracy is preserved", "the angle is hidden"):
+        first, second = (told[claim, f"resnet20-alpha{way}"]
+                         for way in ("", ", --counterparts batch"))  # fmt: skip
+        assert first != second
+    assert told["the angle is hidden", "resnet20-alpha"].startswith("0.100 rad")
+    kinds = [row[1] for row in summary.main_table([tmp_path]).rows]
+    assert len(kinds) == len(set(kinds)) == 5
+    kinds = [row[1] for row in summary.frontier_table([tmp_path]).rows]
+    assert sorted(kinds) == ["complex d=2 decoy", "complex d=2 decoy, --counterparts batch"]
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [({"lr": 0.1}, "--lr 0.1"), ({"critic_every": 4}, "--critic-every 4"),
+     ({"about": ABOUT | {"source": "elsewhere"}}, "elsewhere"), ({"epochs": 5}, "5 epochs")],
+)  # fmt: skip
+def test_no_two_verdicts_have_the_same_name(tmp_path, other, told):
+    settings = {"net": NET, "attacks": [angle(0.1)], "about": ABOUT}
+    rows_of(tmp_path / "a", **settings)
+    rows_of(tmp_path / "b", **settings | other)
+    names = [row[1] for row in summary.verdict_table([tmp_path]).rows]
+    assert len(set(names)) == 2
+    assert f"resnet20-alpha, {told}" in names
+
+
+def test_every_table_of_a_number_says_what_is_unofficial_about_its_data(tmp_path):
+    """Each function that makes a table of runs."""
+    settings = {"about": ABOUT | {"source": "half of it"}, "net": NET}
+    measured = ("linearity", {name: numbers(0.2) for name in linearity.ERRORS})
+    moments = {f"{measure}_{what}": numbers(1.0) for measure in ("kurtosis", "epps_pulley")
+               for what in (*gaussianity.SHOWN, "gaussian")}  # fmt: skip
+    attacks = [angle(0.1), inversion(0.1, 20.0), hidden(0.3), measured, ("gaussianity", moments)]
+    for kind, error in (("original", 0.1), ("additional", 0.1), ("local", 0.3)):
+        rows_of(tmp_path / kind, **settings | {"net": NET | {"kind": kind}}, error=error)
+    rows_of(tmp_path / "complex", **settings, attacks=attacks)
+    short = DataConfig(dataset="cifar10", limit_train=500)
+    rows_of(tmp_path / "short", **settings, attacks=attacks, data=short)
+    every = [*summary.front_page([tmp_path]), *summary.beyond_page([tmp_path])]
+    every += [summary.short_table([tmp_path]), report.run_table((tmp_path / "complex",))]
+    assert len(every) == 8
+    for table in every:
+        assert table.rows
+        assert "cifar10: half of it; trained on 45,000" in table.note, table.title
+
+
+def test_the_grid_of_pictures_is_of_the_largest_budget(tmp_path):
+    for epochs in (5, 100, 20):
+        folder = tmp_path / str(epochs)
+        rows_of(folder, net=NET, epochs=epochs)
+        (folder / "examples").mkdir()
+        (folder / "examples" / "inversion.safetensors").touch()
+    (shown,) = figures.grids(rows.collect([tmp_path])).values()
+    assert [runs.config.epochs for runs in shown] == [100]
+
+
+def test_a_line_holds_one_way_to_train_the_rotated_network(tmp_path):
+    four_kinds(tmp_path)
+    (several,) = [found for (network, _), found in lines(rows.collect([tmp_path])).items()
+                  if network == "resnet20-alpha"]  # fmt: skip
+    assert [line.way for line in several] == ["", "--counterparts batch"]
+    for line, error in zip(several, (0.12, 0.2), strict=True):
+        assert line.find("complex d=2 decoy").values("task", "error") == [error]
+        assert line.find("local").values("task", "error") == [0.3]
+
+
+def test_a_cut_without_runs_has_the_lines_of_the_other_one(tmp_path):
+    rows_of(tmp_path / "a", net=NET | {"kind": "original"})
+    rows_of(tmp_path / "b", net=NET)
+    found = lines(rows.collect([tmp_path]))
+    (beta,) = found["resnet20-beta", "cifar10"]
+    assert (list(beta.own), list(beta.twin)) == ([], ["original"])
+    assert beta.mark(beta.find("original")) == " (α)"
+    rows_of(tmp_path / "lenet", net={"arch": "lenet", "kind": "original"}, data=CIFAR)
+    assert set(lines(rows.collect([tmp_path]))) == {*found, ("lenet", "cifar10")}
+
+
+def test_there_are_names_for_any_number_of_flags(tmp_path):
+    for number in range(30):
+        rows_of(tmp_path / str(number), batch_size=200 + number)
+    keys = Keys()
+    found = [keys.budget(runs) for runs in rows.collect([tmp_path])]
+    assert len(set(found)) == 30
+    assert found[25:28] == ["20 epochs, Z", "20 epochs, AA", "20 epochs, AB"]
+    (note,) = keys.notes([(found[26],)])
+    assert note.startswith("Flags of train.py: AA: `--batch-size")
