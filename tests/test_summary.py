@@ -407,6 +407,12 @@ def test_the_pages_say_what_the_rows_of_one_release_and_of_the_mean_say():
     )
     said = f"finds θ to {mean:.3f} rad, where the trained regressor ends at {regressor:.3f}."
     assert said in page
+    fashion, cifar = (
+        verdicts.newest(ROOT / "checkpoints" / run)["angle mean"]["metrics"]["angle_error"]["value"]
+        for run in ("fashion-lenet/complex", "cifar10-resnet20/complex")
+    )
+    said = f"Fashion-MNIST's LeNet it finds it to {fashion:.2f} rad, on CIFAR-10's ResNet-20 to"
+    assert f"{said} {cifar:.2f}." in page
 
 
 def test_the_readme_says_what_the_rows_of_a_hidden_property_say():
