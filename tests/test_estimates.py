@@ -56,6 +56,19 @@ def test_a_part_of_the_attacks_takes_less():
     assert wider_size > 2 * size
 
 
+def test_several_attacks_by_name_are_what_each_name_asks_for():
+    net = NetConfig("lenet", kind="complex")
+    config = {"attack": "all", "victim": Path("run")}
+
+    def asked(only):
+        chosen = roster.chosen(AttackConfig(**config, only=only), net, hidden=True)
+        return {attack.name for attack in chosen}
+
+    one, other = asked("dec(a*)"), asked("angle-regressor")
+    assert one == {"inversion dec(a*)"}
+    assert asked("dec(a*)|angle-regressor") == one | other
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_throughput_is_measured_once(precision):
     first = estimates.throughput(torch.device("cpu"), precision)
