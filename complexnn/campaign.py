@@ -77,8 +77,8 @@ class CampaignConfig:
     jobs: int = 1
     """Commands that run at once. They share the device; on CPUs each has its part of the cores."""
     hours: float | None = None
-    """Stop then: what will be finished by then is started first, then trainings that will not, which
-    are asked to save their state at the end and go on the next time."""
+    """Stop then: what will be finished in time is started first, then trainings that will not be,
+    which are asked to save their state at the end and go on the next time."""
     slurm: tuple[str, ...] | None = None
     """Hand the commands to Slurm instead, as one array, with these settings of sbatch, such as
     partition=gpu gres=gpu:1 time=240; the time in minutes."""
@@ -438,7 +438,10 @@ def _plan(
         lines.append((time_left, f"{size:,.0f} MB" if size else "", " ".join(_shown(job))))
     where = {config.dataset: place for config, (place, _) in places.items()}
     where |= {config.dataset: reason for config, reason in missing.items()}
-    note = "Estimates of time are rough: by the FLOPs, at the speed just measured here."
+    note = (
+        "Estimates of time are rough: by the FLOPs, at the speed just measured here, which is less "
+        "while something else runs."
+    )
     return [
         Table("Commands", ("time", "disk", "command"), lines, note),
         Table("Data", ("data set", "where"), list(where.items())),
