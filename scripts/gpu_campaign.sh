@@ -8,7 +8,7 @@
 #   DATA_ARCHIVE  archives to unpack into data/, with colons between: data/cifar10.tar.xz:... Of one
 #                 that was split (.aa, .ab, ...) the name without that. Data sets that are not in data/
 #                 are left out of the campaign.
-#   RUNS_ARCHIVE  what was packed the last time; default: OUT/runs.tar.gz
+#   RUNS_ARCHIVE  what was packed the last time; default: OUT/runs.tar
 #   OUT           where runs are packed; default: runs/gpu-out
 #   OUT_MB        megabytes that they may take together, in pieces of 16 at most; default: 62
 #   SPARE         seconds at the end, to save states and pack; default: 60
@@ -50,7 +50,7 @@ mkdir -p "$out" runs logs data
 unpack() { # unpack ARCHIVE FOLDER: whole or in pieces; what is there already stays as it is
     local pieces=("$1")
     [[ -f $1 ]] || pieces=("$1".??)
-    [[ -f ${pieces[0]} ]] || fail "no archive $1, nor pieces $1.aa, $1.ab, ..."
+    [[ -f ${pieces[0]} ]] || fail "no archive $1, nor pieces $1.aa, ..."
     mkdir -p "$2"
     cat "${pieces[@]}" | "$interpreter" -c "
 import os, sys, tarfile
@@ -62,8 +62,8 @@ with tarfile.open(fileobj=sys.stdin.buffer, mode='r|*') as archive:
 }
 
 unpack_data() { # what is not there yet, and nothing by halves
-    local archive name
-    for archive in ${DATA_ARCHIVE//:/ }; do
+    local archive name archives=${DATA_ARCHIVE:-}
+    for archive in ${archives//:/ }; do
         name=$(basename "$archive")
         [[ -e data/${name%%.*} ]] && continue
         rm -rf data/unpacking
@@ -93,7 +93,7 @@ gpu = torch.cuda.is_available()
 print(max(1, min(4, int(torch.cuda.mem_get_info()[1] / 4e9))) if gpu else 1)"
 }
 
-finished() { [[ -f $1/results.jsonl ]] && grep -q '"name": "task"' "$1/results.jsonl"; }
+finished() { [[ -f $1/results.jsonl ]] && grep -Eq '"name": ?"task"' "$1/results.jsonl"; }
 
 # The files to pack, the most precious first: what is known, states of what is under way, weights of
 # what is done, the small ones first.
@@ -107,8 +107,8 @@ precious() {
 }
 
 pack() {
-    local room=$((1000000 * ${OUT_MB:-62})) size file
-    rm -f "$out"/runs.tar.gz "$out"/runs.tar.gz.??
+    local room=$((1000000 * ${OUT_MB:-62} - 10240)) size file
+    rm -f "$out"/runs.tar "$out"/runs.tar.??
     precious | while read -r file; do
         size=$(($(wc -c <"$file") + 1024))
         if ((size <= room)); then
@@ -118,12 +118,12 @@ pack() {
             echo "no room for $file: OUT_MB is ${OUT_MB:-62}" >&2
         fi
     done >"$out/packed.txt"
-    tar -cz -T "$out/packed.txt" | split -b 16000000 - "$out/runs.tar.gz."
+    tar -c -T "$out/packed.txt" | split -b 16000000 - "$out/runs.tar."
     echo "packed $(wc -l <"$out/packed.txt") files into $out"
 }
 
 unpack_data
-last=${RUNS_ARCHIVE:-$out/runs.tar.gz}
+last=${RUNS_ARCHIVE:-$out/runs.tar}
 if [[ -n ${RUNS_ARCHIVE:-} || -f $last || -f $last.aa ]]; then
     unpack "$last" .
 fi
