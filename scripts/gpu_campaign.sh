@@ -42,7 +42,7 @@ while (($#)); do
     esac
     shift
 done
-[[ $minutes =~ ^[0-9]+$ ]] && ((60 * minutes > 2 * spare)) ||
+[[ $minutes =~ ^[0-9]+$ ]] && ((60 * 10#$minutes > 2 * spare)) ||
     fail "say how many whole minutes there are, more than $((2 * spare / 60)): --minutes M"
 out=${OUT:-runs/gpu-out}
 mkdir -p "$out" runs logs data
@@ -128,9 +128,10 @@ if [[ -n ${RUNS_ARCHIVE:-} || -f $last || -f $last.aa ]]; then
     unpack "$last" .
 fi
 list=$(commands)
+jobs=${jobs:-$(at_once)}
 status=0
 hours=$(awk "BEGIN { print (60 * $minutes - $spare - $SECONDS) / 3600 }")
-"$interpreter" -m complexnn.campaign --available --hours "$hours" --jobs "${jobs:-$(at_once)}" \
+"$interpreter" -m complexnn.campaign --available --hours "$hours" --jobs "$jobs" \
     ${flags[@]+"${flags[@]}"} <<<"$list" || status=$?
 pack
 exit $status

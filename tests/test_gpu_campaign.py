@@ -1,5 +1,5 @@
-"""Some minutes of a GPU at a time: what is unpacked, what is run, what is packed. A stand-in for the
-campaign takes no time."""
+"""Some minutes of a GPU at a time: what is unpacked, run and packed; with a stand-in for the
+campaign, which takes no time."""
 
 import io
 import json
