@@ -138,7 +138,7 @@ def test_a_subset_is_taken_and_the_row_says_so(tmp_path, caplog):
         "train": 20, "validation": 5, "test": 5,
         "source": "subset: 30 of the listed images are not there",
     }  # fmt: skip
-    assert data.plan(config) == (20, (3, 224, 224), 30)
+    assert data.plan(config) == (20, (3, 16, 16), 30)
 
 
 def test_groups_do_not_apply(tmp_path):
