@@ -77,8 +77,8 @@ class CampaignConfig:
     jobs: int = 1
     """Commands that run at once. They share the device; on CPUs each has its part of the cores."""
     hours: float | None = None
-    """Start nothing that will not be finished by then, ask what still runs at the end to save its
-    state, and stop."""
+    """Stop then: what will be finished in time is started first, then trainings that will not be,
+    which are asked to save their state at the end and go on the next time."""
     slurm: tuple[str, ...] | None = None
     """Hand the commands to Slurm instead, as one array, with these settings of sbatch, such as
     partition=gpu gres=gpu:1 time=240; the time in minutes."""
@@ -315,7 +315,8 @@ def commands(jobs: Sequence[Job], seconds: Sequence[float]) -> list[Command]:
             Command(
                 job.name, shown, (sys.executable, *start, *flags), LOGS / f"{slug}-{digest}.log",
                 seconds=estimated, kind=script, after=after, needs=needs, finished=job.finished,
-                anywhere=not report and "--device" not in flags, loud=report,
+                goes_on=script == "train.py", anywhere=not report and "--device" not in flags,
+                loud=report,
             )
         )  # fmt: skip
     return found
@@ -338,7 +339,9 @@ def main(argv: list[str]) -> None:
     jobs = resolve(lines, config)
     places, missing = _places(jobs)
     if missing and config.available:
-        jobs = [job for job in jobs if job.data not in missing]
+        count, jobs = len(jobs), [job for job in jobs if job.data not in missing]
+        reasons = "; ".join(dict.fromkeys(missing.values()))
+        print(f"left out {count - len(jobs)} of {count} commands: {reasons}")
     threads = max(1, torch.get_num_threads() // config.jobs)
     costs = _costs(jobs, missing, config, threads)
     # Each data set once, whatever of it the commands use.
@@ -435,7 +438,10 @@ def _plan(
         lines.append((time_left, f"{size:,.0f} MB" if size else "", " ".join(_shown(job))))
     where = {config.dataset: place for config, (place, _) in places.items()}
     where |= {config.dataset: reason for config, reason in missing.items()}
-    note = "Estimates of time are rough: by the FLOPs, at the speed just measured here."
+    note = (
+        "Estimates of time are rough: by the FLOPs, at the speed just measured here, which is less "
+        "while something else runs."
+    )
     return [
         Table("Commands", ("time", "disk", "command"), lines, note),
         Table("Data", ("data set", "where"), list(where.items())),

@@ -34,16 +34,14 @@ def read_celeba(
     Raises:
         InputError: a missing folder or list, no image at all, or lists that do not fit each other.
     """
-    folder = root / FOLDER if (root / FOLDER).is_dir() else root
+    folder = _folder(root)
     _check_there(folder, root)
     names, attributes = _read_attributes(folder / ATTRIBUTES)
     partition = _read_partition(folder / PARTITION)
     if attributes.keys() != partition.keys():
         one = min(attributes.keys() ^ partition.keys())
         raise InputError(f"{folder / PARTITION} and {ATTRIBUTES} differ, first in image {one}")
-    images = folder / IMAGES
-    if (images / IMAGES).is_dir():  # some tools unpack an archive into a folder of its name
-        images = images / IMAGES
+    images = _images(folder)
     there = {path.name for path in images.iterdir()}
     absent = sorted(attributes.keys() - there)
     if len(absent) == len(attributes):
@@ -65,6 +63,28 @@ def read_celeba(
         return source, torch.tensor([attributes[name] for name in chosen])
 
     return (part("0", "training"), part("1", "validation"), part("2", "test")), names, len(absent)
+
+
+def training_images(root: Path) -> int:
+    """How many of the listed training images are there; the lists are not checked.
+
+    Raises:
+        InputError: a missing folder or list.
+    """
+    folder = _folder(root)
+    _check_there(folder, root)
+    partition = _read_partition(folder / PARTITION)
+    return sum(partition.get(path.name) == "0" for path in _images(folder).iterdir())
+
+
+def _folder(root: Path) -> Path:
+    return root / FOLDER if (root / FOLDER).is_dir() else root
+
+
+def _images(folder: Path) -> Path:
+    images = folder / IMAGES
+    # Some tools unpack an archive into a folder of its name.
+    return images / IMAGES if (images / IMAGES).is_dir() else images
 
 
 def _check_there(folder: Path, root: Path) -> None:

@@ -384,7 +384,7 @@ class AttackConfig:
     control: Path | None = None
     """Run folder of the unprotected network (kind additional): the positive control."""
     only: str | None = None
-    """Only the attacks with this in their name, such as ica or dec(x)."""
+    """Only the attacks with this in their name, such as ica or dec(x); several as 'ica|dec(x)'."""
     budget: Spending = "standard"
     """What the attackers may spend; verdicts need standard. See docs/attacks.md."""
     output_dir: Path | None = None

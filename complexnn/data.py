@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from complexnn.celeba import HIDDEN_ATTRIBUTES, read_celeba
+from complexnn.celeba import HIDDEN_ATTRIBUTES, read_celeba, training_images
 from complexnn.config import DataConfig, InputError, choose
 from complexnn.cub200 import read_cub200
 from complexnn.folder import FolderSource, list_images, read_folder, read_image
@@ -275,7 +275,7 @@ DATASETS = {
         place="cifar-100-python", download=161,
     ),
     "celeba": Spec(_celeba, None, None, Augmentation(flip=True, padding=8), count=162_770,
-                   place="celeba"),
+                   labels=30, place="celeba"),
     "cub200": Spec(_cub200, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), _LARGE_PHOTO,
                    count=5_994, place="CUB_200_2011"),
     "folder": Spec(_folder, None, None, _PHOTO, place="train"),
@@ -307,7 +307,8 @@ def whereabouts(config: DataConfig) -> tuple[str, int]:
 
 def plan(config: DataConfig) -> tuple[int, tuple[int, int, int], int]:
     """Training images, their shape and the number of labels, as far as is known without reading
-    the data; for a folder, its file names and its first image are looked at."""
+    the data; for a folder, its file names and its first image are looked at, for CelebA, of which
+    there may be a part, its file names."""
     spec = DATASETS[choose("data set", config.dataset, DATASETS)]
     count, shape, labels = spec.count, spec.shape, spec.labels
     if config.dataset == "folder":
@@ -315,6 +316,8 @@ def plan(config: DataConfig) -> tuple[int, tuple[int, int, int], int]:
         count, labels = len(files), len(classes)
         first = read_image(files[0][0])
         shape = (len(first.getbands()), first.height, first.width)
+    if config.dataset == "celeba":
+        count = training_images(config.data_dir)
     if config.resize is not None:
         shape = (shape[0], config.resize, config.resize)
     return (

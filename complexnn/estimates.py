@@ -32,11 +32,12 @@ START = 15.0  # seconds until a command has read its images
 
 @cache
 def throughput(device: torch.device, precision: str) -> float:
-    """Forward FLOPs per second while ResNet-20 trains, measured for about a second."""
+    """Forward FLOPs per second while ResNet-20 trains on batches of the usual size, measured for
+    about a second, with the threads and beside whatever else runs here."""
     low = torch.float16 if precision == "fp16" else torch.bfloat16
     autocast = torch.autocast(device.type, low, enabled=precision != "fp32")
     net = build("resnet20", kind="additional").to(device).train()
-    images = torch.rand(32, 3, 32, 32, device=device)
+    images = torch.rand(TrainConfig.batch_size, 3, 32, 32, device=device)
     flops = sum(dissect(net.config).flops.values()) * len(images)
 
     def step() -> None:

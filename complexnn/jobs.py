@@ -23,6 +23,7 @@ from typing import BinaryIO
 from complexnn.progress import Interrupted, deferred_signals, duration
 
 POLL = 0.1  # seconds between two looks at what runs
+WORTH = 60.0  # seconds: what needs more time than is left is not started for less
 WAITING, RUNNING, DONE, FAILED, SKIPPED, LEFT = (
     "waiting", "running", "done", "failed", "skipped", "left for the next time",
 )  # fmt: skip
@@ -41,6 +42,7 @@ class Command:
     after: frozenset[int] = frozenset()  # these must have ended
     needs: frozenset[int] = frozenset()  # these must have succeeded
     finished: bool = False
+    goes_on: bool = False  # ended early, it loses nothing: the next time it goes on from there
     anywhere: bool = False  # it takes --device
     loud: bool = False  # what it prints is shown when it is done
 
@@ -143,9 +145,12 @@ class Queue:
             self.say(number, f"{self.states[number]}: {command.name}: {why}", error=bool(broken))
 
     def _start_what_fits(self) -> None:
-        for number in self._ready():
-            if len(self.running) < self.limits.slots and self._fits(number):
-                self._start(number)
+        """Start what will be finished in time and, where nothing of that is left to fill a slot, a
+        part of what will not but goes on the next time."""
+        for may_start in (self._fits, self._is_worth_beginning):
+            for number in self._ready():
+                if len(self.running) < self.limits.slots and may_start(number):
+                    self._start(number)
         if self.running:
             return
         for number in self._ready():  # nothing is to come that would change this
@@ -156,6 +161,9 @@ class Queue:
 
     def _fits(self, number: int) -> bool:
         return time.monotonic() + self._expected(number) <= self.limits.end
+
+    def _is_worth_beginning(self, number: int) -> bool:
+        return self.commands[number].goes_on and time.monotonic() + WORTH <= self.limits.end
 
     def _expected(self, number: int) -> float:
         """Seconds that a command takes: its estimate, mended by what was measured so far."""

@@ -1,25 +1,31 @@
 #!/usr/bin/env bash
-# Classification errors of LeNet on CIFAR-10 and -100, ResNet-56-α and -110-α on CIFAR-100, VGG-16 on
-# CUB-200-2011 and AlexNet on CelebA, with the three strengths of noise, and the control `local`.
+# Classification errors of LeNet on CIFAR-10 and -100, ResNet-56-α and -110-α on CIFAR-100, AlexNet on
+# CelebA and VGG-16 on CUB-200-2011, with the three strengths of noise, and the control `local`.
+#   scripts/table2_other_networks.sh [--cpu | --gpu] [--available] [--dry-run] ...
+# --available leaves out what has no data here. The budgets: scripts/budget.sh.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
+source scripts/budget.sh
 
-networks() { # networks DATASET ARCH FLAGS: one command for each kind
-    local run=runs/$1/$2
-    for kind in original additional complex local; do
-        echo "train.py --dataset $1 --arch $2 --kind $kind ${*:3} --output-dir $run-$kind"
-    done
-    for gamma in 0.2 0.5 1.0; do
-        echo "train.py --dataset $1 --arch $2 --kind noisy --gamma $gamma ${*:3}" \
-            "--output-dir $run-noisy-$gamma"
+networks() { # networks DATASET NETWORK KINDS SEED FLAGS...
+    local kind
+    for kind in $3; do
+        case $kind in
+        noisy-*) train "$1/$2-$kind" "$4" "--dataset $1 --kind noisy --gamma ${kind#noisy-} ${*:5}" ;;
+        *) train "$1/$2-$kind" "$4" "--dataset $1 --kind $kind ${*:5}" ;;
+        esac
     done
 }
 
+some="original additional complex local"
+every="$some noisy-0.2 noisy-0.5 noisy-1.0"
 {
-    networks cifar10 lenet --epochs 100
-    networks cifar100 lenet --epochs 100
-    networks cifar100 resnet56 --epochs 100
-    networks cifar100 resnet110 --epochs 100
-    networks cub200 vgg16 --epochs 100 --batch-size 32 --lr 5e-4
-    networks celeba alexnet --lr 1e-3
-} | campaign "$@"
+    for seed in 0 1 2; do
+        networks cifar10 lenet "$every" $seed
+        networks cifar100 lenet "$every" $seed
+    done
+    networks celeba alexnet "$some" 0 --arch alexnet --resize 64 --lr 1e-3
+    networks cifar100 resnet56-alpha "$every" 0 --arch resnet56 "$recipe"
+    networks cifar100 resnet110-alpha "$every" 0 --arch resnet110 "$recipe"
+    networks cub200 vgg16 "$every" 0 --arch vgg16 --batch-size 32 --lr 5e-4
+} | run_paper

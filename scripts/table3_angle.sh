@@ -1,14 +1,19 @@
 #!/usr/bin/env bash
-# Error of the recovered angle, for every complex network of the first two tables.
+# Error of the recovered angle, for every complex network of the first two tables (one seed of each):
+# by attacks on a single query, and by one on a whole release.
+#   scripts/table3_angle.sh [--cpu | --gpu] [--available] [--dry-run] ...
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
+source scripts/budget.sh
 
 {
-    scripts/table1_resnet_cifar10.sh --list
-    scripts/table2_other_networks.sh --list
+    table 1
+    table 2
 } | while read -r line; do
-    if [[ $line == *--kind\ complex* ]]; then
+    victim=${line##*--output-dir }
+    if [[ $victim == *-complex ]]; then
         echo "$line"
-        echo "attack.py angle --victim ${line##*--output-dir }"
+        attack angle "$victim"
+        attack release "$victim"
     fi
-done | campaign "$@"
+done | run_paper

@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
 # Reconstruction errors and the grid of pictures (examples/inversion.png in each run folder): every
-# network of the first two tables that the paper or the 2021 reproduction attacked.
+# network on CIFAR images that the paper or the 2021 reproduction attacked, one seed of each.
+#   scripts/table4_reconstruction.sh [--cpu | --gpu] [--dry-run] ...
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
+source scripts/budget.sh
 
 {
-    scripts/table1_resnet_cifar10.sh --list
-    scripts/table2_other_networks.sh --list | grep -v -e celeba -e cub200 -e "kind local"
-} | while read -r line; do
+    table 1
+    table 2 | grep -v -e celeba -e cub200 -e cifar100/resnet110
+} | grep -v -e "kind local" -e "-seed[0-9]*$" | while read -r line; do
     echo "$line"
     victim=${line##*--output-dir }
     control=
     if [[ $victim == *-complex ]]; then
-        control="--control ${victim%complex}additional"
+        control=${victim/-beta-/-alpha-} # not rotated, both release the same
+        control=${control%complex}additional
     fi
-    echo "attack.py inversion --victim $victim $control"
-done | campaign "$@"
+    attack inversion "$victim" $control
+done | run_paper

@@ -131,12 +131,14 @@ def test_a_folder_of_the_same_name_inside_is_accepted(tmp_path):
 
 
 def test_a_subset_is_taken_and_the_row_says_so(tmp_path, caplog):
-    whole = data.load(official_celeba(tmp_path, "subset"))
+    config = official_celeba(tmp_path, "subset")
+    whole = data.load(config)
     assert "30 of the 60 listed images are not in" in caplog.text
     assert whole.about == {
         "train": 20, "validation": 5, "test": 5,
         "source": "subset: 30 of the listed images are not there",
     }  # fmt: skip
+    assert data.plan(config) == (20, (3, 16, 16), 30)
 
 
 def test_groups_do_not_apply(tmp_path):

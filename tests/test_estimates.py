@@ -1,14 +1,19 @@
 """Estimates against what published attacks took."""
 
 import statistics
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
-from complexnn import campaign, estimates, results
+from complexnn import campaign, estimates, results, training
 from complexnn.attacks import roster
 from complexnn.config import AttackConfig, NetConfig, TrainConfig, from_dict
+from complexnn.images import Batch
+from complexnn.networks.registry import build
 
 PUBLISHED = Path(__file__).parent.parent / "checkpoints"
 
@@ -56,11 +61,53 @@ def test_a_part_of_the_attacks_takes_less():
     assert wider_size > 2 * size
 
 
+def test_several_attacks_by_name_are_what_each_name_asks_for():
+    net = NetConfig("lenet", kind="complex")
+    config = {"attack": "all", "victim": Path("run")}
+
+    def asked(only):
+        chosen = roster.chosen(AttackConfig(**config, only=only), net, hidden=True)
+        return {attack.name for attack in chosen}
+
+    one, other = asked("dec(a*)"), asked("angle-regressor")
+    assert one == {"inversion dec(a*)"}
+    assert asked("dec(a*)|angle-regressor") == one | other
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_throughput_is_measured_once(precision):
     first = estimates.throughput(torch.device("cpu"), precision)
     assert first > 0
     assert estimates.throughput(torch.device("cpu"), precision) == first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["resnet20", "lenet"])
+@pytest.mark.parametrize("kind", ["original", "complex"])
+def test_a_training_takes_about_the_estimated_time(arch, kind, monkeypatch):
+    """In this process's own time, on one thread, so that other work here does not matter."""
+    monkeypatch.setattr(estimates.time, "monotonic", time.process_time)
+    monkeypatch.setattr(estimates, "throughput", estimates.throughput.__wrapped__)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        speed = estimates.throughput(torch.device("cpu"), "bf16")
+        net = build(arch, kind=kind).train()
+        config = TrainConfig(net=net.config, optimizer="sgd", lr=0.01)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        run = training.Training(net, config, Accelerator(cpu=True, mixed_precision="bf16"), 100)
+        labels = torch.arange(config.batch_size) % 10
+        batch = Batch(torch.rand(len(labels), 3, 32, 32), labels, labels)
+        training.train_step(run, batch)
+        started = time.process_time()
+        for _ in range(3):
+            training.train_step(run, batch)
+        took = time.process_time() - started
+    finally:
+        torch.set_num_threads(threads)
+    flops, _ = estimates.training(config, net.config, 3 * len(labels))
+    estimated = flops / config.epochs / speed
+    assert took / 2.5 < estimated < 2.5 * took
 
 
 def test_networks_of_equal_cost_are_counted_once():

@@ -183,7 +183,8 @@ class Full(io.RawIOBase):
 def test_a_command_that_fills_the_disk_leaves_the_others_and_the_logs(tmp_path, small_disk):
     disk = small_disk(1)
     big, mended = disk / "big", tmp_path / "mended"
-    fill = f"echo before; dd if=/dev/zero of={big} bs=64k 2>/dev/null || exit 2"
+    there = f"while ! grep -q early {disk}/logs/wait.log; do sleep 0.05; done"
+    fill = f"echo before; {there}; dd if=/dev/zero of={big} bs=64k 2>/dev/null || exit 2"
     wait = f"echo early; while test ! -e {mended}; do sleep 0.05; done; echo late"
     mend = f"rm {big}; echo > {mended}"
     commands = [
@@ -304,6 +305,43 @@ def test_estimates_are_mended_by_what_was_measured(tmp_path, factor):
         queue.step(stop=False)
         time.sleep(0.02)
     assert queue.states[1] == (jobs.LEFT if factor > 1 else jobs.DONE)
+
+
+def test_what_goes_on_the_next_time_is_begun_when_nothing_else_fits(tmp_path, monkeypatch, capsys):
+    """In its place behind all that fits, whatever the order; never if it would lose its work."""
+    monkeypatch.setattr(jobs, "WORTH", 0.5)
+    said = tmp_path / "events"
+    saves = f"echo long >> {said}; " + SAVES.format(tmp_path / "up")
+    commands = [
+        sh(saves, tmp_path, "long", kind="train", seconds=7200, goes_on=True),
+        sh(f"echo other >> {said}", tmp_path, "other", kind="attack", seconds=7200),
+        sh(f"echo short >> {said}", tmp_path, "short"),
+        sh(f"echo of-short >> {said}", tmp_path, "of-short", needs=frozenset({2})),
+        sh(f"echo of-long >> {said}", tmp_path, "of-long", needs=frozenset({0})),
+    ]
+    assert run_all(commands, Limits(end=time.monotonic() + 2.5)) == 0
+    assert events(said) == [["short"], ["of-short"], ["long"]]
+    assert commands[0].log.read_text().endswith("saved\n")
+    out = capsys.readouterr().out
+    assert "[1/5] stopped after" in out
+    assert "5 commands: 2 done, 3 left for the next time" in out
+
+
+def test_a_slot_is_not_left_idle_while_something_fits_in_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "WORTH", 0.5)
+    up = tmp_path / "up"
+    commands = [
+        sh(SAVES.format(up), tmp_path, "long", seconds=7200, goes_on=True),
+        sh(f"while ! test -e {up}; do sleep 0.05; done", tmp_path, "waits-for-long"),
+    ]
+    assert run_all(commands, Limits(2, end=time.monotonic() + 2)) == 0
+    assert "saved" in commands[0].log.read_text()
+
+
+def test_nothing_is_begun_for_the_last_moments(tmp_path, capsys):
+    command = sh("exit 0", tmp_path, kind="train", seconds=7200, goes_on=True)
+    assert run_all([command], Limits(end=time.monotonic() + jobs.WORTH - 1)) == 0
+    assert "left for the next time: a: would take about 2 h 0 min" in capsys.readouterr().out
 
 
 def test_at_the_end_of_the_time_what_runs_saves_its_state(tmp_path, capsys):

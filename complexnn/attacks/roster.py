@@ -221,7 +221,7 @@ def chosen(config: AttackConfig, net: NetConfig, *, hidden: bool) -> list[Attack
         and possible.get(attack.family, True)
         and applicable(attack, net)
         and (not attack.labels or config.auxiliary in OWN)
-        and (config.only is None or config.only in attack.name)
+        and (config.only is None or any(part in attack.name for part in config.only.split("|")))
     ]
 
 
