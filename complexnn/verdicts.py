@@ -357,7 +357,7 @@ def judge(claim: str, rows: Rows) -> tuple[str, str]:
     """A claim's verdict and what it rests on, by the rules above.
 
     One strong attack breaks a claim; to have withstood, or to be weakened only, takes every attack
-    that there is for such a network.
+    that there is for such a network, as it is now.
     """
     verdict, why = CLAIMS[claim](rows)
     if verdict in (WITHSTOOD, WEAKENED) and (missing := _not_run(rows, FAMILIES[claim])):
@@ -368,7 +368,11 @@ def judge(claim: str, rows: Rows) -> tuple[str, str]:
 def _not_run(rows: Rows, families: tuple[str, ...]) -> list[str]:
     net = from_dict(NetConfig, rows["task"]["config"]["net"])
     every = [a for a in ROSTER if a.family in families and applicable(a, net)]
-    return [attack.name for attack in every if attack.name not in rows]
+    return [
+        attack.name + (" as it is now" if attack.name in rows else "")
+        for attack in every
+        if attack.name not in rows or rows[attack.name].get("version", 1) < attack.version
+    ]
 
 
 def marked(claim: str, rows: Rows) -> tuple[str, str]:

@@ -130,6 +130,22 @@ def test_who_withstood_some_attacks_only_is_undecided(error, left_out, verdict):
     assert why.endswith(f"not run: {left_out}") == (found == "undecided")
 
 
+@pytest.mark.parametrize(("error", "verdict"), [(1.05, "undecided"), (0.1, "FAILS")])
+def test_an_attack_that_became_stronger_has_not_been_withstood(error, verdict):
+    net = NetConfig(group="packed", dim=8)
+    task = {"name": "task", "config": to_dict(TrainConfig(net=net))}
+    every = [a for a in ROSTER if a.family in ("angle", "release") and applicable(a, net)]
+    assert any(a.name == "angle dss" and a.version > 1 for a in every)
+    now = [
+        row(a.name, {"angle_error": numbers(error, chance=1.08)}, version=a.version) for a in every
+    ]
+    then = [r | {"version": 1} for r in now]
+    assert verdicts.judge("angle", rows(task, *now))[0] in ("withstood these attacks", "FAILS")
+    found, why = verdicts.judge("angle", rows(task, *then))
+    assert found == verdict
+    assert why.endswith("not run: angle dss as it is now") == (found == "undecided")
+
+
 def test_a_few_wrong_guesses_do_not_withstand_the_property():
     metrics = {"error": numbers(0.8, chance=0.9, given_label=0.8, control=0.1)}
     found = rows(row("property features", metrics, images=30))
