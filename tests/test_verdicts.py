@@ -137,7 +137,8 @@ def test_an_attack_that_became_stronger_has_not_been_withstood(error, verdict):
     every = [a for a in ROSTER if a.family in ("angle", "release") and applicable(a, net)]
     assert any(a.name == "angle dss" and a.version > 1 for a in every)
     now = [
-        row(a.name, {"angle_error": numbers(error, chance=1.08)}, version=a.version) for a in every
+        row(a.name, {"angle_error": numbers(error, chance=1.08)}, version=a.version, images=1000)
+        for a in every
     ]
     then = [r | {"version": 1} for r in now]
     assert verdicts.judge("angle", rows(task, *now))[0] in ("withstood these attacks", "FAILS")
