@@ -223,6 +223,7 @@ def train_main(argv: list[str]) -> None:
 
     steps = dataset.train.steps(config.batch_size)
     run = training.Training(net, config, accelerator, min(steps, 2) if config.dry_run else steps)
+    run.begun = started
     if config.dry_run:
         run.config = dataclasses.replace(config, epochs=1)
         training.fit(run, dataset, on_epoch=lambda row: None, save=lambda: None)
@@ -235,7 +236,7 @@ def train_main(argv: list[str]) -> None:
         log.info("going on in epoch %d at step %d", run.epoch, run.step)
     _train(run, dataset, folder)
     if accelerator.is_main_process:
-        _finish(run, dataset, folder, started)
+        _finish(run, dataset, folder)
         print(f"output: {folder}", flush=True)
 
 
@@ -322,7 +323,7 @@ def _train(run: training.Training, dataset: Dataset, folder: Path) -> None:
         raise InputError(f"{error}; {_how_to_retry(folder)}") from error
 
 
-def _finish(run: training.Training, dataset: Dataset, folder: Path, started: float) -> None:
+def _finish(run: training.Training, dataset: Dataset, folder: Path) -> None:
     """Save the weights, read the test set, write its row; once for each final state."""
     config, weights = run.config, folder / "model.safetensors"
     if config.save_as == "fp16":
@@ -349,7 +350,7 @@ def _finish(run: training.Training, dataset: Dataset, folder: Path, started: flo
             "data": dataset.about,
             "config": to_dict(config),
             "victim": victim,
-            **results.stamp(device, started),
+            **results.stamp(device, run.begun),
         }
         results.append_row(folder / "results.jsonl", row)
     percent = {k: 100 * v for k, v in row["metrics"]["error"].items() if k != "draws"}

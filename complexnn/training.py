@@ -250,6 +250,7 @@ class Training:
         groups = weight_groups(net, config.weight_decay)
         self.optimiser = accelerator.prepare(make(groups, lr=config.lr))
         self.epoch, self.step = 1, 0  # the epoch under way, and steps done in it
+        self.begun = time.time()  # had it never been interrupted
         # Sums over the epoch: loss, errors, images, then each term.
         self.totals = torch.zeros(3 + len(self.terms), dtype=torch.float64)
         self.best_error = math.inf
@@ -269,6 +270,7 @@ class Training:
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
             "epoch": self.epoch,
             "step": self.step,
+            "seconds": time.time() - self.begun,
             "totals": self.whole_totals(),
             "best_error": self.best_error,
             "terms": {term.name: term.state() for term in self.terms},
@@ -284,6 +286,7 @@ class Training:
             term.restore(state["terms"][term.name])
         self.epoch, self.step = state["epoch"], state["step"]
         self.totals, self.best_error = state["totals"], state["best_error"]
+        self.begun -= state.get("seconds", 0.0)  # which states of early versions lack
         if not self.accelerator.is_main_process:
             self.totals = torch.zeros_like(self.totals)  # the first process has those of all
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -213,6 +214,16 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, net, other,
     assert json.dumps(broken) == json.dumps(whole)
     a, b = unbroken.state_dict(), run.net.state_dict()
     assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_runs_time_counts_what_was_before_an_interruption():
+    run, _ = begin(config())
+    run.begun -= 1000
+    state = run.state()
+    for kept, least in ((state, 1000), ({k: v for k, v in state.items() if k != "seconds"}, 0)):
+        again, _ = begin(config())
+        again.restore(kept)
+        assert least <= time.time() - again.begun < least + 100
 
 
 def test_a_run_that_died_between_an_epochs_last_step_and_its_end_goes_on(tmp_path, monkeypatch):
