@@ -3,8 +3,9 @@
 #   --gpu  100 epochs, every attack (also without either word)
 # All other flags go to the campaign. The runs of a budget lie in runs/paper/cpu or runs/paper/gpu.
 
-# How networks with norms are trained in both budgets. At this rate, networks without norms stay at
-# chance: theirs stand beside them, in scripts/table2_other_networks.sh.
+# How networks with norms are trained in both budgets. Chosen on validation images, by ResNet-20 of
+# kind original after 20 epochs: 10.6 % error, and 11.0 with twice the weight decay. At this rate,
+# networks without norms stay at chance: theirs stand beside them, in scripts/table2_other_networks.sh.
 recipe="--optimizer sgd --lr 0.2 --weight-decay 5e-4"
 
 budget=gpu
