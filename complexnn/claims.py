@@ -143,7 +143,7 @@ def _cell(claim: str, row: Row) -> str:
 def _reason(why: str) -> str:
     for words, told in _REASONS.items():
         if words in why:
-            return told or why.replace(words, "without ")
+            return told or why.partition(";")[0].replace(words, "without ")
     return why
 
 

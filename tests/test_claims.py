@@ -66,6 +66,10 @@ def test_no_verdict_says_why(tmp_path):
     assert find(table_of(tmp_path), "resnet20-beta")["property hidden"] == "not attacked"
     row = find(table_of(tmp_path), "resnet20-alpha", "cifar100 by superclasses")
     assert row["property hidden"] == "undecided (no control)"
+    measured = ("linearity", {"error_of_the_mean_matrix": numbers(0.2)})
+    rows_of(tmp_path / "d", net={"arch": "resnet32"}, attacks=[measured])
+    row = find(table_of(tmp_path), "resnet32-alpha")
+    assert row["accuracy kept"] == "undecided (without additional, local, original)"
 
 
 def test_every_reason_of_the_rules_has_short_words():
