@@ -146,6 +146,8 @@ if [[ -n ${RUNS_ARCHIVE:-} || -f $last || -f $last.aa ]]; then
     unpack "$last" .
 fi
 list=$(commands)
+[[ -n $list ]] ||
+    fail "none of cifar10, cifar100, celeba is in data/: put one there, or name it in DATA_ARCHIVE"
 jobs=${jobs:-$(at_once)}
 status=0
 hours=$(awk "BEGIN { print (60 * $minutes - $spare - $SECONDS) / 3600 }")

@@ -167,6 +167,14 @@ def test_a_failed_command_is_told_and_all_is_packed(tmp_path):
     assert "runs/x/done/config.json" in packed(folder / "runs" / "gpu-out")
 
 
+def test_without_any_data_it_is_told_what_to_do(tmp_path):
+    folder = clone(tmp_path / "here")
+    done = start(folder, "--minutes", "3", "--jobs", "1", COMMANDS="")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: none of cifar10, cifar100, celeba is in data/: ")
+    assert not (folder / "told.json").exists()
+
+
 @pytest.mark.parametrize("flags", [[], ["--minutes"], ["--minutes", "2"], ["--minutes", "soon"]])
 def test_the_minutes_must_be_said(tmp_path, flags):
     folder = clone(tmp_path / "here")
