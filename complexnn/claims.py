@@ -66,7 +66,8 @@ def _accuracy(line: Line) -> tuple[str, str]:
     verdict, why = verdicts.accuracy_verdict(errors)
     matrix = line.own[ROTATED].values("linearity", "error_of_the_mean_matrix")
     if matrix:
-        why += f"; {100 * matrix[0]:.1f} % error with one fixed matrix in the server's place"
+        error = 100 * statistics.mean(matrix)
+        why += f"; {error:.1f} % error with one fixed matrix in the server's place"
     return verdict, why
 
 
@@ -94,12 +95,12 @@ def called(row: Row, rows: Sequence[Row]) -> str:
 NOTE = (
     "complex / local / matrix: error in % of the rotated network; of the control `local`, whose "
     "server is the cheapest linear map; of the rotated network with one fixed matrix in its "
-    "server's place. Accuracy kept: of what the server is worth beside `local`. Angle: the "
-    "strongest attack. Input: PSNR of the strongest attack above the mean image, and how often an "
-    "attack identifies it among 1,000 candidates. Property: error of the strongest attack, beside "
-    "the best guess from the network's answer. FAILS: the attack succeeds, by the rules of "
-    "docs/attacks.md. (preview): rests on attacks of --budget quick. –: no error of that network, "
-    "or no hidden property."
+    "server's place; means over seeds, of the matrix over those where it was measured. Accuracy "
+    "kept: of what the server is worth beside `local`. Angle: the strongest attack. Input: PSNR "
+    "of the strongest attack above the mean image, and how often an attack identifies it among "
+    "1,000 candidates. Property: error of the strongest attack, beside the best guess from the "
+    "network's answer. FAILS: the attack succeeds, by the rules of docs/attacks.md. (preview): "
+    "rests on attacks of --budget quick. –: no error of that network, or no hidden property."
 )
 
 
@@ -143,7 +144,7 @@ def _cell(claim: str, row: Row) -> str:
 def _reason(why: str) -> str:
     for words, told in _REASONS.items():
         if words in why:
-            return told or why.replace(words, "without ")
+            return told or why.partition(";")[0].replace(words, "without ")
     return why
 
 

@@ -34,6 +34,7 @@ class Line:
     network: str
     dataset: str
     size: tuple[float, int]  # of the budget: images, epochs
+    kinds: int  # of networks at this budget, in all its ways
     recipe: str  # flags of training
     way: str  # flags of the rotated network alone
     source: str  # what is unofficial about the data
@@ -70,15 +71,18 @@ def lines(ours: Iterable[Runs]) -> dict[tuple[str, str], list[Line]]:
         own = alike.get(key, [])
         twin = _shared(alike.get((_other_cut(network)[0], *key[1:]), []))
         first = (own or list(twin.values()))[0]
+        kinds = len({runs.config.net.label for runs in own})
         for way, labels in ways(own).items():
             rotated = [r for r in labels.values() if r.config.net.kind == "complex"]
             told = way or (rotated[0].way if rotated else "")
-            line = Line(network, dataset, first.size, first.recipe, told, source, labels, twin)
+            line = Line(
+                network, dataset, first.size, kinds, first.recipe, told, source, labels, twin
+            )
             found.setdefault((network, dataset), []).append(line)
     for place, several in found.items():
         # Another cut's networks beside its own, or alone where it has none.
         several = [line for line in several if line.own] or several
-        found[place] = sorted(several, key=lambda line: (line.size, len(line.own)), reverse=True)
+        found[place] = sorted(several, key=lambda line: (line.size, line.kinds), reverse=True)
     return found
 
 

@@ -116,7 +116,8 @@ class Runs:
     @property
     def way(self) -> str:
         """Flags of this network that its label does not tell, such as ``--counterparts batch``."""
-        return _flags(self.config, _WAYS)
+        critic = {"adversarial_weight"} if self.critic else set()  # without one, the name tells
+        return _flags(self.config, _WAYS | critic)
 
     @property
     def name(self) -> str:
@@ -265,11 +266,17 @@ def by_network(ours: Iterable[Runs]) -> dict[tuple[str, str, str], dict[str, Run
 
 def ways(members: list[Runs]) -> dict[str, dict[str, Runs]]:
     """Runs that were trained alike by label, for each way that rotated ones were trained in,
-    today's defaults first; with the flags that tell ways apart, where there are several."""
+    today's defaults first; with the flags that tell ways apart, where there are several. Others
+    that have flags of their own, such as a defence's weight, have these behind their label."""
     every = sorted({r.way for r in members if r.config.net.kind == "complex"}) or [""]
+    plain = {
+        ", ".join(filter(None, (r.config.net.label, r.way))): r
+        for r in members
+        if r.config.net.kind != "complex"
+    }
+    rotated = [r for r in members if r.config.net.kind == "complex"]
     return {
-        way if len(every) > 1 else "": {
-            r.config.net.label: r for r in members if r.config.net.kind != "complex" or r.way == way
-        }
+        way if len(every) > 1 else "": plain
+        | {r.config.net.label: r for r in rotated if r.way == way}
         for way in every
     }

@@ -8,14 +8,21 @@
 # networks without norms stay at chance: theirs stand beside them, in scripts/table2_other_networks.sh.
 recipe="--optimizer sgd --lr 0.2 --weight-decay 5e-4"
 
-budget=gpu
+budget=
 flags=()
 for word in "$@"; do
     case $word in
-    --cpu | --gpu) budget=${word#--} ;;
+    --cpu | --gpu)
+        if [[ -n $budget && $budget != "${word#--}" ]]; then
+            echo "error: say --cpu or --gpu, not both" >&2
+            exit 2
+        fi
+        budget=${word#--}
+        ;;
     *) flags+=("$word") ;;
     esac
 done
+budget=${budget:-gpu}
 root=runs/paper/$budget
 
 run_paper() { # the commands on standard input, with the other flags

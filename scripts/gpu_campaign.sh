@@ -47,29 +47,43 @@ done
 out=${OUT:-runs/gpu-out}
 mkdir -p "$out" runs logs data
 
-unpack() { # unpack ARCHIVE FOLDER: whole or in pieces; what is there already stays as it is
+unpack() { # unpack ARCHIVE FOLDER: whole or in pieces; what is there already stays as it is, and a
+    # file gets its name when all of it is there
     local pieces=("$1")
     [[ -f $1 ]] || pieces=("$1".??)
     [[ -f ${pieces[0]} ]] || fail "no archive $1, nor pieces $1.aa, ..."
     mkdir -p "$2"
     cat "${pieces[@]}" | "$interpreter" -c "
 import os, sys, tarfile
-def absent(member, folder):
-    there = member.isfile() and os.path.exists(os.path.join(folder, member.name))
-    return None if there else tarfile.data_filter(member, folder)
-with tarfile.open(fileobj=sys.stdin.buffer, mode='r|*') as archive:
-    archive.extractall(sys.argv[1], filter=absent)" "$2"
+name, folder = sys.argv[1:]
+def aside(member, folder):
+    member = tarfile.data_filter(member, folder)
+    return member.replace(name=member.name + '.part', deep=False) if member.isfile() else member
+try:
+    with tarfile.open(fileobj=sys.stdin.buffer, mode='r|*') as archive:
+        for member in archive:
+            path = os.path.join(folder, member.name)
+            if member.isfile() and os.path.exists(path):
+                continue
+            archive.extract(member, folder, filter=aside)
+            if member.isfile():
+                os.replace(path + '.part', path)
+except tarfile.TarError as error:
+    sys.exit(f'error: {name} is damaged, or a piece of it is missing: {error}')" "$1" "$2" || exit 2
 }
 
 unpack_data() { # what is not there yet, and nothing by halves
-    local archive name archives=${DATA_ARCHIVE:-}
-    for archive in ${archives//:/ }; do
+    local archive name entry archives
+    IFS=: read -r -a archives <<<"${DATA_ARCHIVE:-}"
+    for archive in ${archives[@]+"${archives[@]}"}; do
         name=$(basename "$archive")
         [[ -e data/${name%%.*} ]] && continue
         rm -rf data/unpacking
         unpack "$archive" data/unpacking
-        mv data/unpacking/* data/
-        rmdir data/unpacking
+        for entry in data/unpacking/*; do # its name need not be the archive's
+            [[ -e data/${entry##*/} ]] || mv "$entry" data/
+        done
+        rm -rf data/unpacking
     done
 }
 
@@ -106,9 +120,10 @@ precious() {
     find runs -name model.safetensors -exec du -k {} + | sort -n | cut -f 2-
 }
 
-pack() {
+pack() { # beside what was packed the last time, which goes when all of it is there
     local room=$((1000000 * ${OUT_MB:-62} - 10240)) size file
-    rm -f "$out"/runs.tar "$out"/runs.tar.??
+    rm -rf "$out/packing"
+    mkdir "$out/packing"
     precious | while read -r file; do
         size=$(($(wc -c <"$file") + 1024))
         if ((size <= room)); then
@@ -117,8 +132,11 @@ pack() {
         else
             echo "no room for $file: OUT_MB is ${OUT_MB:-62}" >&2
         fi
-    done >"$out/packed.txt"
-    tar -c -T "$out/packed.txt" | split -b 16000000 - "$out/runs.tar."
+    done >"$out/packing/packed.txt"
+    tar -c -T "$out/packing/packed.txt" | split -b 16000000 - "$out/packing/runs.tar."
+    rm -f "$out"/runs.tar "$out"/runs.tar.??
+    mv "$out"/packing/* "$out"
+    rmdir "$out/packing"
     echo "packed $(wc -l <"$out/packed.txt") files into $out"
 }
 
@@ -128,10 +146,25 @@ if [[ -n ${RUNS_ARCHIVE:-} || -f $last || -f $last.aa ]]; then
     unpack "$last" .
 fi
 list=$(commands)
+[[ -n $list ]] ||
+    fail "none of cifar10, cifar100, celeba is in data/: put one there, or name it in DATA_ARCHIVE"
 jobs=${jobs:-$(at_once)}
 status=0
 hours=$(awk "BEGIN { print (60 * $minutes - $spare - $SECONDS) / 3600 }")
+# In a group of its own, so that each signal reaches it once: through us, who pack when it has ended.
+set -m
 "$interpreter" -m complexnn.campaign --available --hours "$hours" --jobs "$jobs" \
-    ${flags[@]+"${flags[@]}"} <<<"$list" || status=$?
+    ${flags[@]+"${flags[@]}"} <<<"$list" &
+child=$!
+set +m
+for name in INT TERM HUP; do
+    trap "kill -s $name $child 2>/dev/null || true" $name
+done
+wait $child || status=$?
+while kill -0 $child 2>/dev/null; do # a signal ended the wait, not the campaign
+    status=0
+    wait $child || status=$?
+done
+trap '' INT TERM HUP
 pack
 exit $status

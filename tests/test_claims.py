@@ -39,6 +39,15 @@ def test_a_row_says_what_every_claim_s_verdict_rests_on(tmp_path):
     assert row["property hidden"] == "FAILS: 30.0 %, blind 80.0"
 
 
+def test_the_matrix_s_error_is_one_number_in_the_cell_and_in_the_reason(tmp_path):
+    for seed, error in enumerate((0.2, 0.3)):
+        measured = ("linearity", {"error_of_the_mean_matrix": numbers(error)})
+        rows_of(tmp_path / str(seed), net=NET, seed=seed, attacks=[measured])
+    (row,) = judged(rows.collect([tmp_path]))
+    assert find(table_of(tmp_path), "resnet20-alpha")["complex / local / matrix"].endswith("25.00")
+    assert "; 25.0 % error with one fixed matrix" in row.found["accuracy"][1]
+
+
 def test_verdicts_are_those_of_the_written_rules(tmp_path):
     """The same as attack.py prints, whatever the rows are."""
     for number, error in enumerate((0.1, 1.0, 1.5)):
@@ -66,6 +75,10 @@ def test_no_verdict_says_why(tmp_path):
     assert find(table_of(tmp_path), "resnet20-beta")["property hidden"] == "not attacked"
     row = find(table_of(tmp_path), "resnet20-alpha", "cifar100 by superclasses")
     assert row["property hidden"] == "undecided (no control)"
+    measured = ("linearity", {"error_of_the_mean_matrix": numbers(0.2)})
+    rows_of(tmp_path / "d", net={"arch": "resnet32"}, attacks=[measured])
+    row = find(table_of(tmp_path), "resnet32-alpha")
+    assert row["accuracy kept"] == "undecided (without additional, local, original)"
 
 
 def test_every_reason_of_the_rules_has_short_words():

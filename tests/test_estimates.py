@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 
 from complexnn import campaign, estimates, results, training
 from complexnn.attacks import roster
-from complexnn.config import AttackConfig, NetConfig, TrainConfig, from_dict
+from complexnn.config import AttackConfig, InputError, NetConfig, TrainConfig, from_dict
 from complexnn.images import Batch
 from complexnn.networks.registry import build
 
@@ -72,6 +72,14 @@ def test_several_attacks_by_name_are_what_each_name_asks_for():
     one, other = asked("dec(a*)"), asked("angle-regressor")
     assert one == {"inversion dec(a*)"}
     assert asked("dec(a*)|angle-regressor") == one | other
+    for slip in ("angle-regresor", ""):  # would be left out in silence, or ask for everything
+        with pytest.raises(InputError, match=f"^'{slip}' is in no attack's name; there are: angle"):
+            asked(f"dec(a*)|{slip}")
+    plain = roster.chosen(
+        AttackConfig("inversion", Path("run"), only="dec(x)|dec(a*)"),
+        NetConfig("lenet", kind="original"), hidden=False,
+    )  # fmt: skip
+    assert "inversion dec(x)" in {attack.name for attack in plain}  # the same flags for every kind
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -4,9 +4,11 @@ campaign, which takes no time."""
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -47,12 +49,15 @@ def clone(folder, does=""):
     return folder
 
 
-def start(folder, *flags, **environment):
+def surroundings(environment):
     names = ("DATA_ARCHIVE", "RUNS_ARCHIVE", "OUT", "OUT_MB", "SPARE", "COMMANDS")
     kept = {name: value for name, value in os.environ.items() if name not in names}
-    kept |= {"AS_IT_IS": "1", "PYTHON": sys.executable, "COMMANDS": "commands"} | environment
+    return kept | {"AS_IT_IS": "1", "PYTHON": sys.executable, "COMMANDS": "commands"} | environment
+
+
+def start(folder, *flags, **environment):
     return subprocess.run(
-        ["bash", "scripts/gpu_campaign.sh", *flags], cwd=folder, env=kept,
+        ["bash", "scripts/gpu_campaign.sh", *flags], cwd=folder, env=surroundings(environment),
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
 
@@ -162,6 +167,14 @@ def test_a_failed_command_is_told_and_all_is_packed(tmp_path):
     assert "runs/x/done/config.json" in packed(folder / "runs" / "gpu-out")
 
 
+def test_without_any_data_it_is_told_what_to_do(tmp_path):
+    folder = clone(tmp_path / "here")
+    done = start(folder, "--minutes", "3", "--jobs", "1", COMMANDS="")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: none of cifar10, cifar100, celeba is in data/: ")
+    assert not (folder / "told.json").exists()
+
+
 @pytest.mark.parametrize("flags", [[], ["--minutes"], ["--minutes", "2"], ["--minutes", "soon"]])
 def test_the_minutes_must_be_said(tmp_path, flags):
     folder = clone(tmp_path / "here")
@@ -170,3 +183,95 @@ def test_the_minutes_must_be_said(tmp_path, flags):
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert not (folder / "told.json").exists()
+
+
+WAITS = (
+    WORK
+    + """
+import signal, time
+def stop(number, frame):
+    write("runs/x/begun/state/latest.safetensors", "saved at the end")
+    sys.exit(128 + number)
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, stop)
+pathlib.Path("ready").touch()
+time.sleep(50)
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("number", "send"),
+    [(signal.SIGTERM, os.kill), (signal.SIGTERM, os.killpg), (signal.SIGINT, os.killpg)],
+    ids=["the end of a lease", "a scheduler's", "Ctrl-C"],
+)
+def test_a_signal_ends_the_campaign_and_all_is_packed(tmp_path, number, send):
+    folder = clone(tmp_path / "here", WAITS)
+    running = subprocess.Popen(
+        ["bash", "scripts/gpu_campaign.sh", "--minutes", "3", "--jobs", "1"], cwd=folder,
+        env=surroundings({}), start_new_session=True,
+    )  # fmt: skip
+    while not (folder / "ready").exists():
+        assert running.poll() is None
+        time.sleep(0.02)
+    send(running.pid, number)
+    assert running.wait(timeout=30) == 128 + number
+    found = packed(folder / "runs" / "gpu-out")
+    assert found["runs/x/begun/state/latest.safetensors"] == b"saved at the end"
+
+
+def test_a_damaged_archive_leaves_nothing_by_halves(tmp_path):
+    """What it held half of would stay as it is when the whole archive comes."""
+    more = 'write("runs/x/done/model.safetensors", os.urandom(100_000))\n'
+    first = clone(tmp_path / "first", "import os\n" + WORK + more)
+    assert start(first, "--minutes", "3", "--jobs", "1").returncode == 0
+    whole = (first / "runs" / "gpu-out" / "runs.tar.aa").read_bytes()
+    second = clone(tmp_path / "second")
+    (second / "came.tar").write_bytes(whole[:60_000])
+    done = start(second, "--minutes", "3", "--jobs", "1", RUNS_ARCHIVE="came.tar")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: came.tar is damaged, or a piece of it is missing: ")
+    assert done.stderr.count("\n") == 1
+    assert not (second / "told.json").exists()
+    (second / "came.tar").write_bytes(whole)
+    assert start(second, "--minutes", "3", "--jobs", "1", RUNS_ARCHIVE="came.tar").returncode == 0
+    name = "runs/x/done/model.safetensors"
+    assert (second / name).read_bytes() == (first / name).read_bytes()
+
+
+def test_packing_that_fails_leaves_what_was_packed_before(tmp_path):
+    folder = clone(tmp_path / "here", WORK)
+    assert start(folder, "--minutes", "3", "--jobs", "1").returncode == 0
+    before = packed(folder / "runs" / "gpu-out")
+    (tmp_path / "bin").mkdir()
+    full = tmp_path / "bin" / "split"  # as on a full disk
+    full.write_text('#!/bin/sh\nhead -c 1000 >"$4aa"\nexit 1\n')
+    full.chmod(0o755)
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    assert start(folder, "--minutes", "3", "--jobs", "1", PATH=path).returncode != 0
+    assert packed(folder / "runs" / "gpu-out") == before
+
+
+def test_an_archive_of_data_may_have_any_name(tmp_path):
+    """Another than the folder in it, and one with spaces; again, it changes nothing."""
+    folder = clone(tmp_path / "here")
+    archive = tmp_path / "ten classes.tar"
+    with tarfile.open(archive, "w") as content:
+        entry = tarfile.TarInfo("cifar10/image.webp")
+        entry.size = 5
+        content.addfile(entry, io.BytesIO(b"image"))
+    for _ in range(2):
+        done = start(folder, "--minutes", "3", "--jobs", "1", DATA_ARCHIVE=str(archive))
+        assert (done.returncode, done.stderr) == (0, "")
+        there = [name for name in told(folder)["there"] if name.startswith("data/")]
+        assert there == ["data/cifar10/image.webp"]
+        (folder / "told.json").unlink()
+
+
+def test_one_budget_at_a_time():
+    done = subprocess.run(
+        ["bash", "scripts/table1_resnet_cifar10.sh", "--cpu", "--gpu", "--list"], cwd=ROOT,
+        env=surroundings({}), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: say --cpu or --gpu, not both\n"

@@ -77,6 +77,7 @@ def test_of_two_runs_with_one_seed_the_attacked_one_counts(tmp_path, attacked):
 @pytest.mark.parametrize(
     "other",
     [{"epochs": 5}, {"lr": 0.1}, {"precision": "bf16"}, {"critic_every": 4}, {"batch_size": 64},
+     {"adversarial_weight": 0.5},
      {"data": DataConfig(dataset="cifar10", limit_train=500)},
      {"data": DataConfig(dataset="cifar10", channels=1)}, {"net": NET | {"counterparts": "batch"}},
      {"net": NET | {"variant": "beta"}}],
@@ -125,6 +126,7 @@ def test_networks_of_one_name_are_told_apart_in_every_table(tmp_path):
 @pytest.mark.parametrize(
     ("other", "told"),
     [({"lr": 0.1}, "--lr 0.1"), ({"critic_every": 4}, "--critic-every 4"),
+     ({"adversarial_weight": 0.5}, "--adversarial-weight 0.5"),
      ({"about": ABOUT | {"source": "elsewhere"}}, "elsewhere"), ({"epochs": 5}, "5 epochs")],
 )  # fmt: skip
 def test_no_two_verdicts_have_the_same_name(tmp_path, other, told):
@@ -174,6 +176,26 @@ def test_a_line_holds_one_way_to_train_the_rotated_network(tmp_path):
     for line, error in zip(several, (0.12, 0.2), strict=True):
         assert line.find("complex d=2 decoy").values("task", "error") == [error]
         assert line.find("local").values("task", "error") == [0.3]
+
+
+def test_today_s_way_stands_first_though_another_one_was_tried_with_more_networks(tmp_path):
+    """And so its verdict is the one that counts."""
+    four_kinds(tmp_path)
+    packed = {"counterparts": "batch", "group": "packed", "dim": 8}
+    rows_of(tmp_path / "packed", net=NET | packed)
+    several = lines(rows.collect([tmp_path]))["resnet20-alpha", "cifar10"]
+    assert [line.way for line in several] == ["", "--counterparts batch"]
+
+
+def test_no_network_is_lost_beside_one_of_the_same_label(tmp_path):
+    """Plain ones, too, whose defence has a weight that no label tells."""
+    for weight in (5.0, 1.0):
+        net = NET | {"kind": "additional", "defence": "nopeek"}
+        rows_of(tmp_path / str(weight), net=net, nopeek_weight=weight)
+    (labels,) = rows.by_network(rows.collect([tmp_path])).values()
+    assert {label: runs.config.nopeek_weight for label, runs in labels.items()} == {
+        "additional + nopeek": 1.0, "additional + nopeek, --nopeek-weight 5.0": 5.0,
+    }  # fmt: skip
 
 
 def test_a_cut_without_runs_has_the_lines_of_the_other_one(tmp_path):

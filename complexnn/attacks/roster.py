@@ -13,7 +13,7 @@ from complexnn.attacks import inversion, keys, release
 from complexnn.attacks.attacker import Attacker
 from complexnn.attacks.optimise import optimise
 from complexnn.attacks.threat import Again, Answer, Seen
-from complexnn.config import OWN, AttackConfig, NetConfig
+from complexnn.config import OWN, AttackConfig, InputError, NetConfig
 
 Function = Callable[[Attacker, Seen], Answer]
 
@@ -212,7 +212,15 @@ def applicable(attack: Attack, net: NetConfig) -> bool:
 def chosen(config: AttackConfig, net: NetConfig, *, hidden: bool) -> list[Attack]:
     """The attacks that ``config`` asks for and that the victim allows: a key to recover needs a
     rotation, a property to infer one that is ``hidden``, which the victim never learned, and labels
-    images of the victim's data set."""
+    images of the victim's data set.
+
+    Raises:
+        InputError: a part of ``only`` that is in no name, whatever the victim: a slip.
+    """
+    for part in [] if config.only is None else config.only.split("|"):
+        names = [a.name for a in ROSTER if config.attack in ("all", a.family)]
+        if not part or not any(part in name for name in names):
+            raise InputError(f"{part!r} is in no attack's name; there are: {', '.join(names)}")
     possible = {"angle": net.parts > 1, "property": hidden}
     return [
         attack
