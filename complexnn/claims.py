@@ -158,13 +158,16 @@ def _reached(claim: str, row: Row) -> str:
     if claim == "property":
         _, error = verdicts.strongest(rows, "property")
         return f"{100 * error['value']:.1f} %, blind {100 * verdicts.blind(error):.1f}"
+    told = []
+    if claim == "angle" and (found := verdicts.strongest(rows, "angle")):
+        told.append(f"{found[1]['value']:.3f} rad")
+    if claim == "input" and (found := verdicts.strongest(rows, "inversion")):
+        told.append(f"+{found[1]['value'] - found[1]['floor']:.1f} dB")
+    if claim == "input" and (seen := verdicts.identified(rows)):
+        told.append(f"{100 * seen['value']:.0f} % found")
     if verdicts.one_batch(rows):
-        return f"one batch, {verdicts.strongest(rows, 'release')[1]['value']:.0e} rad"
-    if claim == "angle":
-        return f"{verdicts.strongest(rows, 'angle')[1]['value']:.3f} rad"
-    found, seen = verdicts.strongest(rows, "inversion"), verdicts.identified(rows)
-    told = [] if found is None else [f"+{found[1]['value'] - found[1]['floor']:.1f} dB"]
-    return ", ".join([*told, *([] if seen is None else [f"{100 * seen['value']:.0f} % found"])])
+        told.append(f"one batch {verdicts.strongest(rows, 'release')[1]['value']:.0e} rad")
+    return ", ".join(told)
 
 
 # ------------------------------------------------------------------------------------- sentence

@@ -175,14 +175,14 @@ def strongest(
 def angle_verdict(rows: Rows) -> tuple[str, str]:
     """Fails: the strongest attack's error is below half of blind guessing, or one batch suffices.
     Withstood: above nine tenths of it. Weakened: between, and below blind guessing."""
-    if broken := one_batch(rows):
-        return FAILS, broken
-    found = strongest(rows, "angle")
+    found, broken = strongest(rows, "angle"), one_batch(rows)
     if found is None:
-        return UNDECIDED, "no key was attacked"
+        return (FAILS, broken) if broken else (UNDECIDED, "no key was attacked")
     name, numbers = found[0], cautious(found[1])
     chance = numbers["chance"]
     why = f"{numbers['value']:.3f} rad by {name}, blind guessing {chance:.3f}"
+    if broken:
+        return FAILS, f"{broken}; group by group {why}"
     if numbers["high"] < 0.5 * chance:
         return FAILS, why
     if numbers["low"] > 0.9 * chance:
@@ -224,9 +224,9 @@ def input_verdict(rows: Rows) -> tuple[str, str]:
     three times chance. Weakened: more is left, or found more often than by chance. Undecided: the
     same attacks do not reach 3 dB on an unprotected network, or the images are too few to tell.
     """
-    if broken := one_batch(rows):
-        return FAILS, broken
     found, seen = strongest(rows, "inversion"), identified(rows)
+    if broken := one_batch(rows):
+        return FAILS, broken + ("" if found is None else f"; group by group {_gap(found)}")
     if found is None and seen is None:
         return UNDECIDED, "no inversion was run"
     told = ""
