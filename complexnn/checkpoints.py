@@ -26,6 +26,7 @@ from complexnn.config import InputError, TrainConfig, choose, command, from_dict
 
 log = logging.getLogger("complexnn")
 ATTACKED = Path("runs") / "published"  # where config.results_of puts new results
+MANIFEST = "MANIFEST.json"
 FIELDS = {"path", "bytes", "sha256", "config", "metrics", "mirrors"}
 
 
@@ -55,27 +56,39 @@ class CheckpointsConfig:
                 raise InputError(f"{name} applies to publish only, not to {self.what}")
 
 
-def read_manifest(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Files by name, and the commands that make the runs of which only rows are here.
+def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """Files by name.
 
     Raises:
         InputError: a missing or damaged manifest.
     """
-    path = folder / "MANIFEST.json"
-    try:
-        manifest = json.loads(path.read_text())
-        entries, commands = dict(manifest["checkpoints"]), dict(manifest.get("commands", {}))
-    except OSError:
-        raise InputError(f"no {path}; run from the repository or give --folder") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}); restore it from the repository") from error
+    entries = _part(folder, "checkpoints")
     for name, entry in entries.items():
         missing = FIELDS - entry.keys()
         inside = (folder / str(entry.get("path"))).resolve().is_relative_to(folder.resolve())
         if missing or not inside:
             wrong = f"lacks {', '.join(sorted(missing))}" if missing else "leads out of the folder"
-            raise InputError(f"{path}: entry {name} {wrong}")
-    return entries, commands
+            raise InputError(f"{folder / MANIFEST}: entry {name} {wrong}")
+    return entries
+
+
+def read_commands(folder: Path) -> dict[str, str]:
+    """The commands that make the runs of which only rows are here, by name.
+
+    Raises:
+        InputError: a missing or damaged manifest.
+    """
+    return _part(folder, "commands")
+
+
+def _part(folder: Path, part: str) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        return dict(json.loads(path.read_text())[part])
+    except OSError:
+        raise InputError(f"no {path}; run from the repository or give --folder") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}); restore it from the repository") from error
 
 
 def problem(folder: Path, entry: dict[str, Any]) -> str | None:
@@ -130,7 +143,7 @@ def publish(config: CheckpointsConfig) -> None:
     runs = sorted({p.parent for name in config.names for p in Path(name).rglob("config.json")})
     if not runs:
         raise InputError("no run to publish (no config.json): name run folders")
-    entries, commands = read_manifest(config.folder)
+    entries, commands = read_manifest(config.folder), read_commands(config.folder)
     names = [_check(run_folder, config.root) for run_folder in runs]  # all, before any is copied
     for name, run_folder in zip(names, runs, strict=True):
         entries = {k: e for k, e in entries.items() if k != name and not k.startswith(name + "/")}
@@ -144,7 +157,7 @@ def publish(config: CheckpointsConfig) -> None:
         "checkpoints": dict(sorted(entries.items())),
         "commands": dict(sorted(commands.items())),
     }
-    with checkpoint.replacing(config.folder / "MANIFEST.json") as temporary:
+    with checkpoint.replacing(config.folder / MANIFEST) as temporary:
         temporary.write_text(json.dumps(manifest, indent=1) + "\n")
 
 
@@ -271,7 +284,7 @@ def main(argv: list[str]) -> None:
     if config.what in ("publish", "add"):
         {"publish": publish, "add": add}[config.what](config)
         return
-    entries, commands = read_manifest(config.folder)
+    entries, commands = read_manifest(config.folder), read_commands(config.folder)
     for name in config.names:
         if config.what != "list" and name in commands:
             raise InputError(f"only rows of {name} are published; make it: {commands[name]}")

@@ -68,7 +68,9 @@ def manifest(folder, mirrors, **changes):
         "metrics": {"task error": 0.5},
         "mirrors": mirrors,
     } | changes
-    (folder / "MANIFEST.json").write_text(json.dumps({"checkpoints": {"tiny": entry}}))
+    (folder / "MANIFEST.json").write_text(
+        json.dumps({"checkpoints": {"tiny": entry}, "commands": {}})
+    )
 
 
 def command(folder, *words):
@@ -107,7 +109,7 @@ def test_what_is_here_needs_no_mirror_and_one_failure_holds_nothing_back(tmp_pat
         "gone": there | {"path": "gone/model.safetensors"},
         "later": there | {"path": "later/w.safetensors", "mirrors": [f"{server}/good"]},
     }
-    (tmp_path / "MANIFEST.json").write_text(json.dumps({"checkpoints": entries}))
+    (tmp_path / "MANIFEST.json").write_text(json.dumps({"checkpoints": entries, "commands": {}}))
     assert command(tmp_path, "download") == 2
     assert "gone could not be downloaded" in capsys.readouterr().err
     assert (tmp_path / "later/w.safetensors").read_bytes() == Handler.content
@@ -189,7 +191,7 @@ def trained(tmp_path_factory):
 
 def publish(folder, runs, *words):
     if not (folder / "MANIFEST.json").exists():
-        (folder / "MANIFEST.json").write_text('{"checkpoints": {}}')
+        (folder / "MANIFEST.json").write_text('{"checkpoints": {}, "commands": {}}')
     return command(folder, "publish", str(runs / "digits"), "--root", str(runs), *words)
 
 
@@ -200,7 +202,7 @@ def test_a_published_run_gives_the_same_network_rows_and_attackers(trained, tmp_
     copy = tmp_path / "digits/complex"
     ours, theirs = (complexnn.load(f).state_dict() for f in (source, copy))
     assert all(theirs[name].equal(tensor) for name, tensor in ours.items())
-    entries, commands = checkpoints.read_manifest(tmp_path)
+    entries, commands = checkpoints.read_manifest(tmp_path), checkpoints.read_commands(tmp_path)
     assert commands == {}
     assert {"digits/complex", "digits/complex/dec_x"} < set(entries)
     assert entries["digits/complex"]["sha256"] == checkpoint.sha256(source / "model.safetensors")
@@ -240,7 +242,7 @@ def test_pictures_of_other_weights_are_not_published(trained, tmp_path, caplog):
 
 def test_rows_alone_are_published_too_and_still_judged(trained, tmp_path, capsys):
     assert publish(tmp_path, trained, "--no-weights") == 0
-    entries, commands = checkpoints.read_manifest(tmp_path)
+    entries, commands = checkpoints.read_manifest(tmp_path), checkpoints.read_commands(tmp_path)
     assert entries == {} and commands.keys() == {"digits/complex"}
     config = from_dict(TrainConfig, results.read_config(trained / "digits/complex"))
     made = cli.parse(TrainConfig, shlex.split(commands["digits/complex"])[2:], "train.py")
@@ -285,7 +287,7 @@ def test_flags_of_publish_are_refused_elsewhere(tmp_path, capsys):
 
 
 def test_what_cannot_be_published_is_said(trained, tmp_path, capsys):
-    (tmp_path / "MANIFEST.json").write_text('{"checkpoints": {}}')
+    (tmp_path / "MANIFEST.json").write_text('{"checkpoints": {}, "commands": {}}')
     assert command(tmp_path, "publish", str(tmp_path)) == 2
     assert "no run to publish" in capsys.readouterr().err
     assert command(tmp_path, "publish", str(trained), "--root", str(tmp_path)) == 2
@@ -294,7 +296,7 @@ def test_what_cannot_be_published_is_said(trained, tmp_path, capsys):
 
 def test_the_repositorys_own_checkpoints_are_as_published():
     assert cli.run(checkpoints.main, ["verify", "--folder", str(FOLDER)]) == 0
-    entries, commands = checkpoints.read_manifest(FOLDER)
+    entries, commands = checkpoints.read_manifest(FOLDER), checkpoints.read_commands(FOLDER)
     runs = {p.parent.relative_to(FOLDER).as_posix() for p in FOLDER.rglob("config.json")}
     whole = {name for name in runs if (FOLDER / name / "model.safetensors").is_file()}
     assert whole == runs & entries.keys()
