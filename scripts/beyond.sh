@@ -102,7 +102,8 @@ attacks() {
     # The denoiser is far from finished after a quick budget.
     for victim in thin4/packed-{8,8-decoder,32,128} thin1/packed-64{,-private} \
         full/thin4/packed-8-mixing full/thin1/packed-64; do
-        attack angle "$victim" standard --only dss
+        attack angle "$victim" standard --only "'dss|mean'"
+        attack release "$victim" standard
         attack inversion "$victim" standard --only dss
     done
     for victim in thin4/packed-{32,128} thin1/packed-64{,-private} full/thin1/packed-64; do

@@ -554,7 +554,10 @@ def test_the_full_reproduction_lists_exactly_the_runs_behind_every_published_row
     tmp_path, monkeypatch
 ):
     folders = [p.parent for p in (ROOT / "checkpoints").rglob("results.jsonl")]
+    names = [folder.relative_to(ROOT / "checkpoints") for folder in folders]
     lines = listed(ROOT / "scripts" / "reproduce.sh", tmp_path, "--full")
+    for budget in sorted({name.parts[1] for name in names if name.parts[0] == "paper"}):
+        lines += listed(ROOT / "scripts" / "reproduce.sh", tmp_path, "--paper", f"--{budget}")
     monkeypatch.chdir(tmp_path)
     jobs = campaign.resolve(lines, campaign.CampaignConfig())
     trained = {j.config.run_dir: j.config for j in jobs if j.words[0] == "train.py"}
@@ -563,8 +566,8 @@ def test_the_full_reproduction_lists_exactly_the_runs_behind_every_published_row
         name: [cli.parse(made, list(j.words[1:]), "") for j in jobs if j.words[0] == name]
         for name, made in campaign.MEASUREMENTS.items()
     }
-    for folder in folders:
-        run = Path("runs/reproduction") / folder.relative_to(ROOT / "checkpoints")
+    for folder, name in zip(folders, names, strict=True):
+        run = Path("runs" if name.parts[0] == "paper" else "runs/reproduction") / name
         for row in read_rows(folder / "results.jsonl"):
             if row["name"] == "task":
                 made, listed_as = from_dict(TrainConfig, row["config"]), [trained[run]]
