@@ -436,7 +436,10 @@ def test_the_write_up_says_what_the_rows_of_images_sent_again_say():
     again = [rows["intersection"]["angle_error"] for rows in found]
     once = [rows["angle dss"]["angle_error"] for rows in found]
     assert [numbers["releases"] for numbers in again] == [4, 8, 8, 8, 8]
-    assert max(numbers["value"] for numbers in again[:3]) < 1e-6
+    # Exact, but for a sign that the judge takes wrongly: that moves the mean, and leaves one end.
+    assert max(numbers["low"] for numbers in again[:3]) < 1e-6
+    assert max(again[place]["value"] for place in (0, 2)) < 1e-6
+    assert f"{again[1]['value']:.3f} rad in the mean" in page
     assert f"of 128 gave {once[2]['value']:.2f} rad of {once[2]['chance']:.2f}" in page
     said = f"to {again[3]['value']:.2f} rad of {again[3]['chance']:.2f}, where one gave"
     assert f"{said} {once[3]['value']:.2f}" in page
