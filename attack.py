@@ -2,7 +2,7 @@
 
 import sys
 
-from complexnn.cli import attack_main, run
+from complexnn.commands.attack import command
 
 if __name__ == "__main__":
-    sys.exit(run(attack_main))
+    sys.exit(command())

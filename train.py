@@ -2,7 +2,7 @@
 
 import sys
 
-from complexnn.cli import run, train_main
+from complexnn.commands.train import command
 
 if __name__ == "__main__":
-    sys.exit(run(train_main))
+    sys.exit(command())

@@ -2,16 +2,16 @@
 
 from complexnn.config import InputError as InputError
 from complexnn.config import NetConfig as NetConfig
-from complexnn.equivariance import EquivarianceError as EquivarianceError
-from complexnn.equivariance import check_equivariance as check_equivariance
-from complexnn.networks.cut import split as split
+from complexnn.networks.partition import split as split
 from complexnn.networks.pool import Pool as Pool
 from complexnn.networks.registry import build as build
 from complexnn.networks.registry import load as load
 from complexnn.networks.registry import names as names
 from complexnn.networks.revise import RevisionError as RevisionError
 from complexnn.networks.revise import revise as revise
-from complexnn.networks.split import Key as Key
-from complexnn.networks.split import SplitNet as SplitNet
+from complexnn.networks.splitnet import Key as Key
+from complexnn.networks.splitnet import SplitNet as SplitNet
+from complexnn.rotation.equivariance import EquivarianceError as EquivarianceError
+from complexnn.rotation.equivariance import check_equivariance as check_equivariance
 
 __version__ = "0.1.0"

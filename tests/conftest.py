@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from complexnn import cli
+from complexnn.commands import app
+from complexnn.commands import train as train_command
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,7 +44,7 @@ def trained_run():
     def train(folder, **flags):
         settings = {"epochs": 1, "output-dir": folder} | flags
         words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-        assert cli.run(cli.train_main, words) == 0
+        assert app.run(train_command.main, words) == 0
         return folder
 
     return train

@@ -10,27 +10,29 @@ import torch
 from accelerate import Accelerator
 
 import complexnn
-from complexnn import checkpoint, data, training
 from complexnn.config import DataConfig, NetConfig, TrainConfig
+from complexnn.data import datasets
+from complexnn.runs import checkpoint
+from complexnn.training import loop
 
 
 def begin(accelerator):
     net = NetConfig(image_size=(8, 8), in_channels=1, mean=(0.3,), std=(0.4,))
     config = TrainConfig(net=net, batch_size=64, epochs=1)
-    dataset = data.load(DataConfig(limit_train=400))
+    dataset = datasets.load(DataConfig(limit_train=400))
     torch.manual_seed(0)
     steps = dataset.train.steps(config.batch_size)
-    return training.Training(complexnn.build(net), config, accelerator, steps), dataset
+    return loop.Training(complexnn.build(net), config, accelerator, steps), dataset
 
 
 def main(folder):
     accelerator = Accelerator(cpu=True)
     main, rows, saves = accelerator.is_main_process, [], []
     run, dataset = begin(accelerator)
-    training.fit(run, dataset, on_epoch=rows.append, save=lambda: None)
+    loop.fit(run, dataset, on_epoch=rows.append, save=lambda: None)
 
     run, dataset = begin(accelerator)
-    step = training.train_step
+    step = loop.train_step
 
     def stopping(run, batch):
         step(run, batch)
@@ -43,17 +45,17 @@ def main(folder):
         if main:
             checkpoint.save_state(folder, state)
 
-    training.train_step = stopping
+    loop.train_step = stopping
     try:
-        training.fit(run, dataset, on_epoch=rows.append, save=save)
-    except training.Interrupted:
+        loop.fit(run, dataset, on_epoch=rows.append, save=save)
+    except loop.Interrupted:
         saves.append("interrupted")
-    training.train_step = step
+    loop.train_step = step
     accelerator.wait_for_everyone()
 
     run, dataset = begin(accelerator)
     run.restore(checkpoint.load_state(folder))
-    training.fit(run, dataset, on_epoch=rows.append, save=lambda: None)
+    loop.fit(run, dataset, on_epoch=rows.append, save=lambda: None)
     (folder / f"{accelerator.process_index}.json").write_text(json.dumps([rows, saves]))
     accelerator.end_training()
 

@@ -9,9 +9,10 @@ import torch
 from accelerate import Accelerator
 
 import complexnn
-from complexnn import data, training
-from complexnn import functional as cF
 from complexnn.config import DataConfig, NetConfig, TrainConfig
+from complexnn.data import datasets
+from complexnn.rotation import functional as cF
+from complexnn.training import loop
 
 STEPS = 20
 
@@ -36,12 +37,12 @@ def main(path, arch, group):
     config = TrainConfig(net=net, batch_size=64, adversarial_weight=0.1, epochs=1)
     torch.manual_seed(0)
     # In float64, so that rounding, which training amplifies, does not blur the comparison.
-    run = training.Training(complexnn.build(net).double(), config, accelerator, STEPS)
+    run = loop.Training(complexnn.build(net).double(), config, accelerator, STEPS)
     for term in run.terms:
         term.opponent.double()
     cF.uniform, cF.draw_counterparts = share_of_one_draw, neighbours
-    whole = data.load(DataConfig()).train
-    losses, step = [], training.train_step
+    whole = datasets.load(DataConfig()).train
+    losses, step = [], loop.train_step
 
     def recorded(run, batch):
         batch = dataclasses.replace(batch, images=batch.images.double())
@@ -50,8 +51,8 @@ def main(path, arch, group):
         mine = (run.totals[:1] - before) / len(batch.images)
         losses.append(cF.all_reduced(mine).item())
 
-    training.train_step = recorded
-    training.train_one_epoch(run, whole, None, training.Stop(), lambda: None)
+    loop.train_step = recorded
+    loop.train_one_epoch(run, whole, None, loop.Stop(), lambda: None)
     if accelerator.is_main_process:
         with open(path, "w") as file:
             json.dump(losses, file)

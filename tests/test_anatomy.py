@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from complexnn import cli, report
+from complexnn.commands import app, report
 from complexnn.config import NetConfig
-from complexnn.networks.anatomy import STRETCHES, dissect
+from complexnn.networks.costs import STRETCHES, dissect
 from complexnn.networks.registry import ARCHITECTURES
 
 
@@ -44,8 +44,8 @@ def test_complex_weights_cost_four_multiplications():
 
 
 def test_the_table_has_a_line_for_every_network(capsys):
-    assert cli.run(report.main, ["networks"]) == 0
+    assert app.run(report.main, ["networks"]) == 0
     lines = capsys.readouterr().out.splitlines()
     variants = sum(len(entry.variants) for entry in ARCHITECTURES.values())
     assert len(lines) == 2 + 5 * variants + 1  # title, head, networks, note
-    assert cli.run(report.main, ["networks", "runs/x"]) == 2
+    assert app.run(report.main, ["networks", "runs/x"]) == 2

@@ -12,8 +12,7 @@ import pytest
 import torch
 
 import complexnn
-from complexnn import data, metrics
-from complexnn import functional as cF
+from complexnn import metrics
 from complexnn.attacks import attacker as attacker_module
 from complexnn.attacks import (
     fitting,
@@ -30,15 +29,21 @@ from complexnn.attacks.fitting import Knowledge, Observation, best_matching, tak
 from complexnn.attacks.threat import Answer, Release, Seen
 from complexnn.attacks.user import Truth, User
 from complexnn.config import AttackConfig, DataConfig
-from complexnn.networks.attackers import AngleRegressor, PropertyClassifier, UNet
-from complexnn.networks.split import Key
+from complexnn.data import datasets
+from complexnn.networks.attack_networks import (
+    AngleRegressor,
+    PropertyClassifier,
+    UNet,
+)
+from complexnn.networks.splitnet import Key
+from complexnn.rotation import functional as cF
 
 CPU = torch.device("cpu")
 
 
 def make_attacker(folder, *, steps=150, budget="quick", encoder=None, **settings):
     torch.manual_seed(0)
-    whole = data.load(DataConfig(groups="parity"))
+    whole = datasets.load(DataConfig(groups="parity"))
     net = complexnn.build(
         "lenet", image_size=8, in_channels=1, num_classes=2, mean=whole.mean, std=whole.std,
         **settings,
@@ -176,11 +181,11 @@ def test_attacks_without_training_find_skew_sources(name, dim, rng):
 
 
 def test_true_directions_recover_the_features(rng):
-    batch = complexnn.images.Batch(torch.rand(6, 1, 8, 8), torch.zeros(6), torch.zeros(6))
+    batch = complexnn.data.images.Batch(torch.rand(6, 1, 8, 8), torch.zeros(6), torch.zeros(6))
     parts = torch.randn(6, 3, 4, 5, 5)
     rotation = cF.draw_rotations(6, 3, rng).float()
     members = torch.arange(6).unsqueeze(1).expand(6, 3)
-    key = complexnn.networks.split.Key(rotation, "decoy", members, 6)
+    key = complexnn.networks.splitnet.Key(rotation, "decoy", members, 6)
     seen = Observation(batch, cF.rotate(parts, rotation), key)
     torch.testing.assert_close(seen.parts, parts, atol=1e-5, rtol=0)
     shuffled = rotation.mT[:, torch.tensor([2, 0, 1])]
@@ -251,7 +256,7 @@ def test_a_query_that_is_a_counterpart_elsewhere_is_no_stranger_there(tmp_path, 
     (batch,) = images.batches(40, CPU)
     index = torch.stack([torch.arange(40), torch.arange(40).roll(-1)], dim=1)
     parts = cF.gather_parts(net.features(batch.images), index)
-    released, key = net.rotate(complexnn.networks.split.Groups(parts, index, 40), generator=rng)
+    released, key = net.rotate(complexnn.networks.splitnet.Groups(parts, index, 40), generator=rng)
     truth = Truth(batch, released, key, torch.arange(40))
     judge = scoring.Scoring(attacker, images)
     own, other = scoring.score_span(judge, Answer(released), truth)
@@ -576,10 +581,10 @@ def test_no_attacker_holds_a_test_image(tmp_path):
     attacker, whole = make_attacker(tmp_path)
     tests = whole.test.pixels.data_ptr()
     held = [*vars(attacker).values(), *vars(attacker.knowledge).values()]
-    sets = [x for x in held if isinstance(x, complexnn.images.ImageSet)]
+    sets = [x for x in held if isinstance(x, complexnn.data.images.ImageSet)]
     assert len(sets) == 2
     assert all(x.pixels.data_ptr() != tests for x in sets)
-    assert not any(isinstance(x, complexnn.images.Dataset) for x in held)
+    assert not any(isinstance(x, complexnn.data.images.Dataset) for x in held)
 
 
 def test_attackers_are_trained_once(tmp_path, monkeypatch):

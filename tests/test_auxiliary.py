@@ -7,19 +7,29 @@ import torch
 from PIL import Image
 
 import complexnn
-from complexnn import checkpoint, cli, data, results
-from complexnn import functional as cF
 from complexnn.attacks import substitute
 from complexnn.attacks.auxiliary import attacker_images
 from complexnn.attacks.fitting import Knowledge
+from complexnn.commands import (
+    app,
+)
+from complexnn.commands import (
+    attack as attack_command,
+)
+from complexnn.commands import (
+    train as train_command,
+)
 from complexnn.config import AttackConfig, DataConfig, InputError
+from complexnn.data import datasets
+from complexnn.rotation import functional as cF
+from complexnn.runs import checkpoint, results
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.load(DataConfig(groups="parity"))
+    return datasets.load(DataConfig(groups="parity"))
 
 
 def rows(images):
@@ -179,9 +189,9 @@ def test_the_decoder_is_chosen_by_a_substitute_that_it_never_saw(network, digits
 def test_an_attacker_who_knows_the_encoder_not_is_not_below_blind_guessing(tmp_path):
     victim = tmp_path / "victim"
     train = ["--groups", "parity", "--epochs", "10", "--device", "cpu", "--output-dir", str(victim)]
-    assert cli.run(cli.train_main, train) == 0
+    assert app.run(train_command.main, train) == 0
     argv = ["inversion", "--victim", str(victim), "--only", "query-free", "--device", "cpu"]
-    assert cli.run(cli.attack_main, argv) == 0
+    assert app.run(attack_command.main, argv) == 0
     (row,) = [r for r in results.read_rows(victim / "results.jsonl") if r["name"] != "task"]
     psnr = row["metrics"]["psnr"]
     assert psnr["low"] > psnr["floor"]
@@ -190,13 +200,13 @@ def test_an_attacker_who_knows_the_encoder_not_is_not_below_blind_guessing(tmp_p
 def test_rows_name_the_attackers_images(tmp_path, capsys):
     victim = tmp_path / "victim"
     train = ["--groups", "parity", "--epochs", "1", "--device", "cpu", "--output-dir", str(victim)]
-    assert cli.run(cli.train_main, train) == 0
+    assert app.run(train_command.main, train) == 0
     argv = ["inversion", "--victim", str(victim), "--only", "dec(x)", "--device", "cpu"]
     argv += ["--steps", "3", "--batch-size", "16", "--draws", "1", "--limit-test", "40"]
     own = ["--auxiliary", "held-out", "--auxiliary-limit", "50"]
     for _ in range(2):  # the second time, all is there
-        assert cli.run(cli.attack_main, [*argv, *own]) == 0
-        assert cli.run(cli.attack_main, argv) == 0
+        assert app.run(attack_command.main, [*argv, *own]) == 0
+        assert app.run(attack_command.main, argv) == 0
     names = [r["name"] for r in results.read_rows(victim / "results.jsonl")]
     assert names == ["task", "inversion dec(x), 50 held-out images",
                      "inversion dec(x) set, 50 held-out images",
@@ -205,19 +215,19 @@ def test_rows_name_the_attackers_images(tmp_path, capsys):
     assert {"inversion-dec-x-50-held-out-images.csv", "inversion-dec-x.csv"} <= tables
     make_folder(tmp_path / "other", (8, 8))
     strange = ["property", "--victim", str(victim), "--auxiliary", str(tmp_path / "other")]
-    assert cli.run(cli.attack_main, [*strange, "--device", "cpu"]) == 2
+    assert app.run(attack_command.main, [*strange, "--device", "cpu"]) == 2
     assert "have none of the victim's properties" in capsys.readouterr().err
 
 
 def test_an_attacker_that_saw_images_which_are_judged_now_is_trained_again(tmp_path):
     victim = tmp_path / "victim"
     train = ["--groups", "parity", "--epochs", "1", "--device", "cpu", "--output-dir", str(victim)]
-    assert cli.run(cli.train_main, train) == 0
+    assert app.run(train_command.main, train) == 0
     argv = ["inversion", "--victim", str(victim), "--only", "inversion dec(x)", "--device", "cpu"]
     argv += ["--steps", "3", "--batch-size", "16", "--draws", "1", "--auxiliary", "held-out"]
     known = []
     for judged in (40, 200):
-        assert cli.run(cli.attack_main, [*argv, "--limit-test", str(judged)]) == 0
+        assert app.run(attack_command.main, [*argv, "--limit-test", str(judged)]) == 0
         (path,) = victim.glob("attackers/*held-out*/dec_x.safetensors")
         known.append(checkpoint.read(path)[1]["images"])
     assert known[0] != known[1]

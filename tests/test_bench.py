@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from complexnn import bench, cli, rivals
+from complexnn.commands import app
+from complexnn.commands import bench as bench_command
 from complexnn.config import NetConfig
+from complexnn.speed import bench, competitors
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--batch-sizes", "8", "--dims", "2", "--image-size", "12", "--rounds", "2"]
@@ -17,7 +19,7 @@ TINY = ["--batch-sizes", "8", "--dims", "2", "--image-size", "12", "--rounds", "
 def test_a_bench_ends_in_tables_markdown_and_json(tmp_path, capsys):
     argv = [*TINY, "--precisions", "fp32", "--no-compiled", "--device", "cpu"]
     argv += ["--markdown", str(tmp_path / "b.md"), "--json", str(tmp_path / "b.json")]
-    assert cli.run(bench.main, argv) == 0
+    assert app.run(bench_command.main, argv) == 0
     out = capsys.readouterr().out
     about = json.loads((tmp_path / "b.json").read_text())
     rows = {(row["phase"], row["network"]): row for row in about["rows"]}
@@ -53,7 +55,7 @@ def test_the_plain_network_is_the_original():
     """Same parameters, same function: the bench compares like with like."""
     import complexnn
 
-    plain = rivals.PlainResNet(20, 10).eval()
+    plain = competitors.PlainResNet(20, 10).eval()
     ours = complexnn.build("resnet20", kind="original").eval()
     mine = [p for p in ours.parameters() if p.dim()]
     theirs = list(plain.parameters())
@@ -70,8 +72,8 @@ def test_libraries_that_are_not_there_are_left_out(monkeypatch):
     def missing():
         raise ImportError
 
-    monkeypatch.setitem(rivals.LIBRARIES, "torchcvnn", missing)
-    assert rivals.with_library("torchcvnn", NetConfig("resnet20")) is None
+    monkeypatch.setitem(competitors.LIBRARIES, "torchcvnn", missing)
+    assert competitors.with_library("torchcvnn", NetConfig("resnet20")) is None
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,7 @@ def test_libraries_that_are_not_there_are_left_out(monkeypatch):
     ],
 )
 def test_senseless_settings_are_refused(flag, capsys):
-    assert cli.run(bench.main, [*flag]) == 2
+    assert app.run(bench_command.main, [*flag]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from complexnn import campaign, cli
 from complexnn.attacks import roster
+from complexnn.commands import app, campaign
 from complexnn.config import (
     MAY_CHANGE,
     AttackConfig,
@@ -26,7 +26,7 @@ from complexnn.config import (
     command,
     from_dict,
 )
-from complexnn.results import read_rows
+from complexnn.runs.results import read_rows
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(
@@ -46,7 +46,7 @@ def logs(tmp_path_factory, monkeypatch):
 def start(monkeypatch, lines, *flags):
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
     try:
-        return cli.run(campaign.main, [*flags, "--device", "cpu"])
+        return app.run(campaign.main, [*flags, "--device", "cpu"])
     except SystemExit as end:
         return end.code
 
@@ -147,7 +147,7 @@ def test_wrong_limits_are_refused(commands, monkeypatch, capsys, flags, message)
 
 def test_a_device_that_is_not_there_is_refused(commands, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(commands)))
-    assert cli.run(campaign.main, ["--devices", "cpu,cuda:7"]) == 2
+    assert app.run(campaign.main, ["--devices", "cpu,cuda:7"]) == 2
     assert "device 'cuda:7' is not available here" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -179,7 +179,7 @@ def test_commands_have_what_the_campaign_says(commands, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
     flags = ["--jobs", "3", "--hours", "0.5", "--devices", "cpu,cpu"]
     started = time.monotonic()
-    assert cli.run(campaign.main, flags) == 0
+    assert app.run(campaign.main, flags) == 0
     ((made, limits),) = given
     assert (limits.slots, limits.threads) == (3, 2)
     assert 0 <= limits.end - started - 1800 < 60
@@ -475,7 +475,7 @@ def paper(request, tmp_path_factory):
 
 def test_every_published_number_has_a_run_in_both_budgets(paper):
     _, trained, attacked, _ = paper
-    published = json.loads((ROOT / "assets" / "published_results.json").read_text())
+    published = json.loads((ROOT / "complexnn" / "report" / "published_results.json").read_text())
     kinds = {"original": "original", "additional_layers": "additional", "complex": "complex"}
     kinds |= {f"noisy_{g.replace('.', '_')}": f"noisy-{g}" for g in ("0.2", "0.5", "1.0")}
 
@@ -563,7 +563,7 @@ def test_the_full_reproduction_lists_exactly_the_runs_behind_every_published_row
     trained = {j.config.run_dir: j.config for j in jobs if j.words[0] == "train.py"}
     attacks = [j.config for j in jobs if j.words[0] == "attack.py"]
     measured = {
-        name: [cli.parse(made, list(j.words[1:]), "") for j in jobs if j.words[0] == name]
+        name: [app.parse(made, list(j.words[1:]), "") for j in jobs if j.words[0] == name]
         for name, made in campaign.MEASUREMENTS.items()
     }
     for folder, name in zip(folders, names, strict=True):

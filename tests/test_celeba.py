@@ -9,8 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from complexnn import celeba, cli, data
+from complexnn.commands import (
+    app,
+)
+from complexnn.commands import (
+    attack as attack_command,
+)
+from complexnn.commands import (
+    train as train_command,
+)
 from complexnn.config import DataConfig, InputError
+from complexnn.data import celeba, datasets
 
 NAMES = [f"Attribute_{i}" for i in range(40)]
 
@@ -68,7 +77,7 @@ def official_celeba(root, how=None, count=60):
 
 
 def test_thirty_attributes_are_learned_and_ten_are_hidden(tmp_path):
-    whole = data.load(official_celeba(tmp_path))
+    whole = datasets.load(official_celeba(tmp_path))
     assert [len(p) for p in (whole.train, whole.validation, whole.test)] == [40, 10, 10]
     assert whole.shape == (3, 16, 16)
     assert whole.classes == tuple(NAMES[i] for i in (2, 3, 6, 15, 19, 23, 25, 36, 37, 38))
@@ -84,8 +93,8 @@ def test_thirty_attributes_are_learned_and_ten_are_hidden(tmp_path):
 
 def test_limited_training_images_leave_validation_to_the_official_ones(tmp_path):
     config = dataclasses.replace(official_celeba(tmp_path), limit_train=20)
-    official = data.load(dataclasses.replace(config, limit_train=None)).validation
-    whole = data.load(config)
+    official = datasets.load(dataclasses.replace(config, limit_train=None)).validation
+    whole = datasets.load(config)
     assert [len(p) for p in (whole.train, whole.validation, whole.test)] == [18, 2, 10]
     known = {tuple(row) for row in official.pixels.flatten(1).tolist()}
     assert {tuple(row) for row in whole.validation.pixels.flatten(1).tolist()} <= known
@@ -93,7 +102,7 @@ def test_limited_training_images_leave_validation_to_the_official_ones(tmp_path)
 
 def test_the_default_size_is_that_of_the_papers_alexnet(tmp_path):
     config = dataclasses.replace(official_celeba(tmp_path), resize=None)
-    assert data.load(config).shape == (3, 224, 224)
+    assert datasets.load(config).shape == (3, 224, 224)
 
 
 @pytest.mark.parametrize(
@@ -117,33 +126,33 @@ def test_the_default_size_is_that_of_the_papers_alexnet(tmp_path):
 def test_a_broken_celeba_is_one_line(tmp_path, capsys, how, message):
     config = official_celeba(tmp_path, how)
     with pytest.raises(InputError, match=message):
-        data.load(config)
+        datasets.load(config)
     argv = ["--dataset", "celeba", "--data-dir", str(tmp_path), "--resize", "16"]
-    assert cli.run(cli.train_main, [*argv, "--output-dir", str(tmp_path / "run")]) == 2
+    assert app.run(train_command.main, [*argv, "--output-dir", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_of_the_same_name_inside_is_accepted(tmp_path):
-    flat = data.load(official_celeba(tmp_path / "flat"))
-    nested = data.load(official_celeba(tmp_path / "nested", "nested"))
+    flat = datasets.load(official_celeba(tmp_path / "flat"))
+    nested = datasets.load(official_celeba(tmp_path / "nested", "nested"))
     assert torch.equal(flat.train.pixels, nested.train.pixels)
 
 
 def test_a_subset_is_taken_and_the_row_says_so(tmp_path, caplog):
     config = official_celeba(tmp_path, "subset")
-    whole = data.load(config)
+    whole = datasets.load(config)
     assert "30 of the 60 listed images are not in" in caplog.text
     assert whole.about == {
         "train": 20, "validation": 5, "test": 5,
         "source": "subset: 30 of the listed images are not there",
     }  # fmt: skip
-    assert data.plan(config) == (20, (3, 16, 16), 30)
+    assert datasets.plan(config) == (20, (3, 16, 16), 30)
 
 
 def test_groups_do_not_apply(tmp_path):
     with pytest.raises(InputError, match="groups do not apply to the attributes of celeba"):
-        data.load(dataclasses.replace(official_celeba(tmp_path), groups="parity"))
+        datasets.load(dataclasses.replace(official_celeba(tmp_path), groups="parity"))
 
 
 def test_attributes_are_learned_and_hidden_ones_inferred(tmp_path):
@@ -151,9 +160,9 @@ def test_attributes_are_learned_and_hidden_ones_inferred(tmp_path):
     run = tmp_path / "run"
     argv = ["--dataset", "celeba", "--data-dir", str(tmp_path), "--resize", "16"]
     argv += ["--kind", "additional", "--epochs", "40", "--batch-size", "10", "--device", "cpu"]
-    assert cli.run(cli.train_main, [*argv, "--output-dir", str(run)]) == 0
+    assert app.run(train_command.main, [*argv, "--output-dir", str(run)]) == 0
     argv = ["property", "--victim", str(run), "--steps", "60", "--batch-size", "20"]
-    assert cli.run(cli.attack_main, [*argv, "--draws", "1", "--device", "cpu"]) == 0
+    assert app.run(attack_command.main, [*argv, "--draws", "1", "--device", "cpu"]) == 0
     rows = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
     found = {row["name"]: row["metrics"] for row in rows}
     task = found["task"]["error"]

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import complexnn
-from complexnn import checkpoint
 from complexnn.config import InputError, to_dict
+from complexnn.runs import checkpoint
 
 
 def small(**settings):

@@ -13,11 +13,21 @@ import pytest
 import torch
 
 import complexnn
-from complexnn import checkpoint, checkpoints, cli, results, verdicts
-from complexnn.attacks import pictures
+from complexnn.commands import (
+    app,
+    publish,
+)
+from complexnn.commands import (
+    attack as attack_command,
+)
+from complexnn.commands import (
+    train as train_command,
+)
 from complexnn.config import TrainConfig, from_dict, to_dict
 from complexnn.config import command as shown
-from complexnn.networks.attackers import UNet
+from complexnn.networks.attack_networks import UNet
+from complexnn.report import verdicts
+from complexnn.runs import checkpoint, pictures, results
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -74,7 +84,7 @@ def manifest(folder, mirrors, **changes):
 
 
 def command(folder, *words):
-    return cli.run(checkpoints.main, [*words, "--folder", str(folder)])
+    return app.run(publish.main, [*words, "--folder", str(folder)])
 
 
 def test_download_then_load(tmp_path, server, capsys):
@@ -183,13 +193,13 @@ def trained(tmp_path_factory):
         patch.chdir(runs.parent)  # relative paths, as in the scripts
         run = f"{runs.name}/digits/complex"
         words = ["--epochs", "1", "--limit-train", "200", "--output-dir", run]
-        assert cli.run(cli.train_main, words) == 0
+        assert app.run(train_command.main, words) == 0
         words = ["inversion", "--victim", run, "--only", "dec(x)", "--steps", "3"]
-        assert cli.run(cli.attack_main, [*words, "--budget", "quick", "--draws", "1"]) == 0
+        assert app.run(attack_command.main, [*words, "--budget", "quick", "--draws", "1"]) == 0
     return runs
 
 
-def publish(folder, runs, *words):
+def published(folder, runs, *words):
     if not (folder / "MANIFEST.json").exists():
         (folder / "MANIFEST.json").write_text('{"checkpoints": {}, "commands": {}}')
     return command(folder, "publish", str(runs / "digits"), "--root", str(runs), *words)
@@ -197,12 +207,12 @@ def publish(folder, runs, *words):
 
 def test_a_published_run_gives_the_same_network_rows_and_attackers(trained, tmp_path):
     source = trained / "digits/complex"
-    assert publish(tmp_path, trained, "--attackers") == 0
+    assert published(tmp_path, trained, "--attackers") == 0
     assert command(tmp_path, "verify") == 0
     copy = tmp_path / "digits/complex"
     ours, theirs = (complexnn.load(f).state_dict() for f in (source, copy))
     assert all(theirs[name].equal(tensor) for name, tensor in ours.items())
-    entries, commands = checkpoints.read_manifest(tmp_path), checkpoints.read_commands(tmp_path)
+    entries, commands = publish.read_manifest(tmp_path), publish.read_commands(tmp_path)
     assert commands == {}
     assert {"digits/complex", "digits/complex/dec_x"} < set(entries)
     assert entries["digits/complex"]["sha256"] == checkpoint.sha256(source / "model.safetensors")
@@ -235,17 +245,17 @@ def test_pictures_of_other_weights_are_not_published(trained, tmp_path, caplog):
         pictures.keep_pixels(run / picture, rows, known)
         out = tmp_path / str(known)[:4]
         out.mkdir()
-        assert publish(out, runs, "--no-weights") == 0
+        assert published(out, runs, "--no-weights") == 0
         assert (out / "digits/complex" / picture).is_file() == shipped
     assert caplog.text.count("pictures of other weights are left out") == 2
 
 
 def test_rows_alone_are_published_too_and_still_judged(trained, tmp_path, capsys):
-    assert publish(tmp_path, trained, "--no-weights") == 0
-    entries, commands = checkpoints.read_manifest(tmp_path), checkpoints.read_commands(tmp_path)
+    assert published(tmp_path, trained, "--no-weights") == 0
+    entries, commands = publish.read_manifest(tmp_path), publish.read_commands(tmp_path)
     assert entries == {} and commands.keys() == {"digits/complex"}
     config = from_dict(TrainConfig, results.read_config(trained / "digits/complex"))
-    made = cli.parse(TrainConfig, shlex.split(commands["digits/complex"])[2:], "train.py")
+    made = app.parse(TrainConfig, shlex.split(commands["digits/complex"])[2:], "train.py")
     assert shown(made) == shown(dataclasses.replace(config, device=made.device))
     assert command(tmp_path, "list", "digits/complex") == 0
     assert f"rows only; make it: {commands['digits/complex']}" in capsys.readouterr().out
@@ -263,7 +273,7 @@ def test_a_run_that_names_this_machine_is_not_published(trained, tmp_path, capsy
     config = runs / "digits/complex/config.json"
     config.write_text(config.read_text().replace('"data"', '"/home/me/data"'))
     (tmp_path / "out").mkdir()
-    assert publish(tmp_path / "out", runs) == 2
+    assert published(tmp_path / "out", runs) == 2
     assert "names a place of this machine, /home/me/data" in capsys.readouterr().err
     assert not (tmp_path / "out/digits").exists()
 
@@ -272,11 +282,11 @@ def test_one_bad_run_leaves_what_was_published_alone(trained, tmp_path, capsys):
     runs, out = tmp_path / "runs", tmp_path / "out"
     shutil.copytree(trained, runs)
     out.mkdir()
-    assert publish(out, runs) == 0
+    assert published(out, runs) == 0
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     shutil.copytree(runs / "digits/complex", runs / "digits/unfinished")
     (runs / "digits/unfinished/results.jsonl").unlink()
-    assert publish(out, runs, "--no-weights") == 2
+    assert published(out, runs, "--no-weights") == 2
     assert "unfinished is no finished run" in capsys.readouterr().err
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
 
@@ -295,15 +305,15 @@ def test_what_cannot_be_published_is_said(trained, tmp_path, capsys):
 
 
 def test_the_repositorys_own_checkpoints_are_as_published():
-    assert cli.run(checkpoints.main, ["verify", "--folder", str(FOLDER)]) == 0
-    entries, commands = checkpoints.read_manifest(FOLDER), checkpoints.read_commands(FOLDER)
+    assert app.run(publish.main, ["verify", "--folder", str(FOLDER)]) == 0
+    entries, commands = publish.read_manifest(FOLDER), publish.read_commands(FOLDER)
     runs = {p.parent.relative_to(FOLDER).as_posix() for p in FOLDER.rglob("config.json")}
     whole = {name for name in runs if (FOLDER / name / "model.safetensors").is_file()}
     assert whole == runs & entries.keys()
     assert runs - whole == commands.keys()
 
 
-FOLDER = cli.Path(complexnn.__file__).parent.parent / "checkpoints"
+FOLDER = app.Path(complexnn.__file__).parent.parent / "checkpoints"
 
 
 def test_rows_of_new_attacks_are_added_to_the_published_ones(
@@ -312,7 +322,7 @@ def test_rows_of_new_attacks_are_added_to_the_published_ones(
     monkeypatch.chdir(tmp_path)
     published = Path("checkpoints")
     published.mkdir()
-    assert publish(published, trained) == 0
+    assert published(published, trained) == 0
     victim = published / "digits/complex"
     before = results.read_rows(victim / "results.jsonl")
     weights = (victim / "model.safetensors").read_bytes()
@@ -321,9 +331,9 @@ def test_rows_of_new_attacks_are_added_to_the_published_ones(
     assert "no published network was attacked" in capsys.readouterr().err
 
     words = ["inversion", "--victim", str(victim), "--only", "dec(x) set", "--steps", "4"]
-    assert cli.run(cli.attack_main, [*words, "--budget", "quick", "--draws", "1"]) == 0
+    assert app.run(attack_command.main, [*words, "--budget", "quick", "--draws", "1"]) == 0
     words[0:1], words[4] = ["span"], "span"
-    assert cli.run(cli.attack_main, [*words, "--budget", "quick", "--draws", "1"]) == 0
+    assert app.run(attack_command.main, [*words, "--budget", "quick", "--draws", "1"]) == 0
     assert results.read_rows(victim / "results.jsonl") == before
     grid = Path("examples") / "inversion.safetensors"
     attacked = Path("runs/published/digits/complex") / grid

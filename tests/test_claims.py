@@ -5,11 +5,15 @@ import re
 import pytest
 from made_rows import CIFAR, angle, find, hidden, inversion, numbers, release, rows_of
 
-from complexnn import claims, rows
 from complexnn.attacks.roster import ROSTER, applicable
-from complexnn.claims import by_row_table, judged, sentence
 from complexnn.config import DataConfig, NetConfig
-from complexnn.lines import Keys
+from complexnn.report import claims, rows
+from complexnn.report.claims import (
+    by_row_table,
+    judged,
+    sentence,
+)
+from complexnn.report.lines import Keys
 
 NET = {"arch": "resnet20"}
 PAPER = (("resnet20-alpha", "cifar10"), ("resnet20-beta", "cifar10"), ("vgg16", "cub200"))

@@ -15,24 +15,40 @@ import torch
 from PIL import Image
 
 import complexnn
-from complexnn import checkpoint, cli, data, progress, report, results, training
-from complexnn.attacks import suite
+from complexnn.attacks import evaluation
 from complexnn.attacks.roster import ROSTER
-from complexnn.checkpoint import sha256
+from complexnn.commands import (
+    app,
+    report,
+)
+from complexnn.commands import (
+    attack as attack_command,
+)
+from complexnn.commands import (
+    train as train_command,
+)
 from complexnn.config import AttackConfig, InputError, TrainConfig, from_dict
-from complexnn.gaussianity import GaussianityConfig
-from complexnn.results import read_rows
+from complexnn.data import datasets
+from complexnn.measurements.gaussianity import GaussianityConfig
+from complexnn.runs import (
+    checkpoint,
+    progress,
+    results,
+)
+from complexnn.runs.checkpoint import sha256
+from complexnn.runs.results import read_rows
+from complexnn.training import loop
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--epochs", "1", "--limit-train", "100", "--device", "cpu", "--groups", "parity"]
 
 
 def train(*args):
-    return cli.run(cli.train_main, [*map(str, args)])
+    return app.run(train_command.main, [*map(str, args)])
 
 
 def attack(*args):
-    return cli.run(cli.attack_main, [*map(str, args), "--device", "cpu"])
+    return app.run(attack_command.main, [*map(str, args), "--device", "cpu"])
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +124,7 @@ def test_attacks_end_in_rows_pictures_and_a_report(runs, capsys):
 
     page, picture = runs / "report.html", runs / "picture.png"
     arguments = ["runs", str(control), str(victim), "--html", str(page), "--picture", str(picture)]
-    assert cli.run(report.main, arguments) == 0
+    assert app.run(report.main, arguments) == 0
     table = capsys.readouterr().out
     assert "lenet complex" in table
     assert "no key" in table
@@ -140,7 +156,7 @@ def test_one_attack_by_name_under_two_budgets(runs, tmp_path, capsys):
         assert row["name"] == "angle angle-regressor"
         measured.append(row["metrics"]["angle_error"])
     capsys.readouterr()
-    assert cli.run(report.main, ["budgets", str(tmp_path)]) == 0
+    assert app.run(report.main, ["budgets", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "2 steps" in out
     assert "4 steps" in out
@@ -151,7 +167,7 @@ def test_one_attack_by_name_under_two_budgets(runs, tmp_path, capsys):
     assert line.endswith(f"{100 * ((chance - many) / (chance - few) - 1):+.1f} %")
     assert attack(*arguments, "--only", "magic", "--output-dir", tmp_path / "no") == 2
     assert "there are: angle mean, angle phase, angle ica" in capsys.readouterr().err
-    assert cli.run(report.main, ["budgets", str(tmp_path / "no")]) == 2
+    assert app.run(report.main, ["budgets", str(tmp_path / "no")]) == 2
 
 
 def test_one_attack_alone_is_kept_and_is_not_all_of_them(runs, tmp_path):
@@ -162,7 +178,7 @@ def test_one_attack_alone_is_kept_and_is_not_all_of_them(runs, tmp_path):
     for only, done in (("ica", False), (None, True)):
         flags = ["--only", only] if only else []
         assert attack(*arguments, *flags, "--output-dir", folder) == 0
-        assert suite.done(config, net, weights, hidden=True) == done
+        assert evaluation.done(config, net, weights, hidden=True) == done
     names = [row["name"] for row in read_rows(folder / "results.jsonl")]
     assert len(names) == len(set(names)) == 6
 
@@ -236,7 +252,7 @@ def test_a_run_that_died_at_once_leaves_its_folder_to_the_advised_retry(tmp_path
 
 
 def test_a_run_that_died_with_a_state_says_how_to_start_again(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", -1.0)
     words = ("--kind", "original", "--epochs", 1, "--device", "cpu", "--output-dir", tmp_path)
     assert train(*words, "--lr", 1e18) == 2
     told = capsys.readouterr().err
@@ -249,12 +265,12 @@ def test_what_cannot_be_trained_takes_no_folder(tmp_path, monkeypatch, capsys):
     def refuse(*args):
         raise InputError("groups of 32 need at least 32 images")
 
-    monkeypatch.setattr(training, "check_groups", refuse)
+    monkeypatch.setattr(loop, "check_groups", refuse)
     assert train(*TINY, "--output-dir", tmp_path / "run") == 2
     assert not (tmp_path / "run").exists()
     # A folder that is taken is seen before images are read.
     (tmp_path / "log.jsonl").write_text("")
-    monkeypatch.setattr(data, "load", refuse)
+    monkeypatch.setattr(datasets, "load", refuse)
     assert train(*TINY, "--output-dir", tmp_path) == 2
     assert "already holds a run (log.jsonl)" in capsys.readouterr().err
 
@@ -282,9 +298,9 @@ def test_weights_in_half_precision_are_tested_as_they_are_saved(runs, tmp_path):
         assert torch.equal(states[1][name], tensor.half() if tensor.dim() > 1 else tensor)
 
     config = from_dict(TrainConfig, results.read_config(half))
-    images = data.load(config.data).test
+    images = datasets.load(config.data).test
     draws = {"draws": config.draws, "seed": config.seed}
-    found = training.evaluate(complexnn.load(half), images, torch.device("cpu"), **draws)
+    found = loop.evaluate(complexnn.load(half), images, torch.device("cpu"), **draws)
     (row,) = read_rows(half / "results.jsonl")
     assert row["victim"] == sha256(files[1])
     assert row["metrics"]["error"]["value"] == found["error"]
@@ -340,10 +356,10 @@ def test_a_damaged_newest_state_costs_an_epoch_not_the_run(tmp_path, caplog):
         assert (run / name).read_bytes() == (again / name).read_bytes()
 
 
-@pytest.mark.parametrize("command", [cli.train_main, cli.attack_main, report.main])
+@pytest.mark.parametrize("command", [train_command.main, attack_command.main, report.main])
 def test_help_names_every_flag(command, capsys):
     with pytest.raises(SystemExit) as end:
-        cli.run(command, ["--help"])
+        app.run(command, ["--help"])
     assert end.value.code == 0
     assert "usage:" in capsys.readouterr().out
 
@@ -465,8 +481,8 @@ def test_images_too_large_for_the_memory_are_refused_before_they_are_read(
     tmp_path, monkeypatch, capsys
 ):
     words = image_folder(tmp_path / "images")
-    monkeypatch.setattr(training, "memory_free", lambda device: 1e9)
-    monkeypatch.setattr(data, "load", None)
+    monkeypatch.setattr(loop, "memory_free", lambda device: 1e9)
+    monkeypatch.setattr(datasets, "load", None)
     assert train(*words, "--resize", 2000, "--output-dir", tmp_path / "run") == 2
     told = capsys.readouterr().err
     assert "steps of 128 images of 2000x2000 need more than" in told
@@ -484,10 +500,10 @@ def test_weights_of_another_run_are_named(tmp_path, runs, capsys, caplog):
     other = tmp_path / "other"
     assert train(*TINY, "--seed", 1, "--output-dir", other) == 0
     shutil.copyfile(other / "model.safetensors", run / "model.safetensors")
-    cli.open_run(run, None, torch.device("cpu"))
+    app.open_run(run, None, torch.device("cpu"))
     assert "is not what this run trained and tested" in caplog.text
     caplog.clear()
-    cli.open_run(other, None, torch.device("cpu"))
+    app.open_run(other, None, torch.device("cpu"))
     assert not caplog.text
 
 
@@ -569,21 +585,24 @@ def test_help_into_a_pager_that_ends_early_is_quiet(monkeypatch, capfd):
     os.close(reader)
     with os.fdopen(writer, "w") as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
-        assert cli.run(cli.train_main, ["--help"]) == 128 + signal.SIGPIPE
+        assert app.run(train_command.main, ["--help"]) == 128 + signal.SIGPIPE
         monkeypatch.undo()
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
     ("main", "advice"),
-    [(cli.train_main, "go on with --resume"), (cli.attack_main, "start the command again")],
+    [
+        (train_command.main, "go on with --resume"),
+        (attack_command.main, "start the command again"),
+    ],
 )
 def test_a_full_disk_is_told_with_what_the_command_has(main, advice, monkeypatch, capsys):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cli, "parse", full)
-    assert cli.run(main, []) == 2
+    monkeypatch.setattr(app, "parse", full)
+    assert app.run(main, []) == 2
     assert capsys.readouterr().err.strip().endswith(advice)
 
 
@@ -602,7 +621,7 @@ def test_what_an_installation_depends_on():
 
 
 def test_a_report_of_no_run_is_refused(tmp_path, capsys):
-    assert cli.run(report.main, ["runs", str(tmp_path)]) == 2
+    assert app.run(report.main, ["runs", str(tmp_path)]) == 2
     assert "no finished run" in capsys.readouterr().err
 
 

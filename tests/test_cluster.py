@@ -8,7 +8,11 @@ import time
 
 import pytest
 
-from complexnn import campaign, cli, cluster
+from complexnn.commands import (
+    app,
+    campaign,
+    cluster,
+)
 from complexnn.config import InputError
 
 submitit = pytest.importorskip("submitit")
@@ -77,7 +81,7 @@ def submit(monkeypatch, tmp_path, *settings):
     (tmp_path / "lines").write_text("\n".join(lines))
     with (tmp_path / "lines").open() as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
-        return cli.run(campaign.main, ["--jobs", "2", "--device", "cpu", "--slurm", *settings])
+        return app.run(campaign.main, ["--jobs", "2", "--device", "cpu", "--slurm", *settings])
 
 
 def test_a_campaign_is_one_array_of_groups(slurm, tmp_path, monkeypatch, capsys):

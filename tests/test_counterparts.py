@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import complexnn
-from complexnn import functional as cF
 from complexnn.networks import counterparts
+from complexnn.rotation import functional as cF
 
 
 def seeded(seed=0):

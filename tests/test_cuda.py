@@ -4,12 +4,27 @@ import pytest
 import torch
 
 import complexnn
-from complexnn import cli, gaussianity, linearity, offload, training
-from complexnn import functional as cF
+from complexnn.commands import (
+    app,
+)
+from complexnn.commands import (
+    attack as attack_command,
+)
+from complexnn.commands import (
+    train as train_command,
+)
 from complexnn.config import NetConfig
-from complexnn.defences import perturb
+from complexnn.measurements import (
+    gaussianity,
+    linearity,
+    offloading,
+)
+from complexnn.networks.defences import perturb
 from complexnn.networks.registry import ARCHITECTURES
-from complexnn.results import read_rows
+from complexnn.rotation import functional as cF
+from complexnn.runs import devices
+from complexnn.runs.results import read_rows
+from complexnn.training import loop
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 SIZES = {"vgg16": 32, "alexnet": 63}  # the smallest they take
@@ -31,7 +46,7 @@ def relative(found, expected):
     ("arch", "variant"), [(a, v) for a, entry in ARCHITECTURES.items() for v in entry.variants]
 )
 def test_servers_turn_with_their_input_and_answer_as_on_the_cpu(arch, variant, form):
-    device = cli.make_accelerator("cuda").device  # which also keeps fp32 at 24 bits
+    device = devices.make_accelerator("cuda").device  # which also keeps fp32 at 24 bits
     size = SIZES.get(arch, 12)
     net = complexnn.build(NetConfig(arch, variant, image_size=(size, size), **FORMS[form])).eval()
     images = torch.rand(6, 3, size, size)
@@ -70,10 +85,10 @@ def runs(tmp_path_factory):
     for kind in ("additional", "complex"):
         flags = ["--kind", kind, "--groups", "parity", "--epochs", "15", "--device", "cuda"]
         flags += ["--output-dir", str(root / kind)]
-        assert cli.run(cli.train_main, flags) == 0
+        assert app.run(train_command.main, flags) == 0
     flags = ["--group", "packed", "--dim", "4", "--groups", "parity", "--epochs", "2"]
     flags += ["--device", "cuda", "--output-dir", str(root / "packed")]
-    assert cli.run(cli.train_main, flags) == 0
+    assert app.run(train_command.main, flags) == 0
     return root
 
 
@@ -86,9 +101,9 @@ def test_training_learns_and_says_on_what(runs):
 def test_what_was_trained_on_the_gpu_is_the_same_on_the_cpu(runs):
     found = []
     for name in ("cuda", "cpu"):
-        device = cli.make_accelerator(name).device
-        net, dataset = cli.open_run(runs / "complex", None, device)
-        found.append(training.evaluate(net, dataset.test.to(device), device, draws=1, seed=0))
+        device = devices.make_accelerator(name).device
+        net, dataset = app.open_run(runs / "complex", None, device)
+        found.append(loop.evaluate(net, dataset.test.to(device), device, draws=1, seed=0))
     assert found[0]["error"] == pytest.approx(found[1]["error"], abs=0.003)
     assert found[0]["loss"] == pytest.approx(found[1]["loss"], rel=1e-3)
 
@@ -100,15 +115,15 @@ def test_what_was_trained_on_the_gpu_is_the_same_on_the_cpu(runs):
 def test_half_precision_and_compilation(tmp_path, precision, compiled):
     flags = ["--precision", precision, "--epochs", "3", "--device", "cuda"]
     flags += ["--output-dir", str(tmp_path)] + (["--compile"] if compiled else [])
-    assert cli.run(cli.train_main, flags) == 0
+    assert app.run(train_command.main, flags) == 0
     first, *_, last = read_rows(tmp_path / "log.jsonl")
     assert last["train_loss"] < first["train_loss"]
 
 
 def test_goes_on_with_more_epochs(tmp_path):
     flags = ["--device", "cuda", "--output-dir", str(tmp_path)]
-    assert cli.run(cli.train_main, ["--epochs", "1", *flags]) == 0
-    assert cli.run(cli.train_main, ["--epochs", "2", "--resume", *flags]) == 0
+    assert app.run(train_command.main, ["--epochs", "1", *flags]) == 0
+    assert app.run(train_command.main, ["--epochs", "2", "--resume", *flags]) == 0
     assert [row["epoch"] for row in read_rows(tmp_path / "log.jsonl")] == [1, 2]
 
 
@@ -119,12 +134,12 @@ def test_every_attack_runs(runs, tmp_path, attack, victim, precision):
     flags = [attack, "--victim", str(runs / victim), "--control", str(runs / "additional")]
     flags += ["--budget", "quick", "--steps", "20", "--limit-test", "40", "--device", "cuda"]
     flags += ["--precision", precision, "--output-dir", str(tmp_path / attack)]
-    assert cli.run(cli.attack_main, flags) == 0
+    assert app.run(attack_command.main, flags) == 0
     assert read_rows(tmp_path / attack / "results.jsonl")
 
 
-@pytest.mark.parametrize("module", [linearity, gaussianity, offload])
+@pytest.mark.parametrize("module", [linearity, gaussianity, offloading])
 def test_every_measurement_runs(runs, module):
-    kind = "additional" if module is offload else "complex"
+    kind = "additional" if module is offloading else "complex"
     flags = ["--victim", str(runs / kind), "--device", "cuda"]
-    assert cli.run(module.main, flags) == 0
+    assert app.run(module.main, flags) == 0

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from complexnn import data, folder
 from complexnn.config import DataConfig, InputError
-from complexnn.images import Augmentation
+from complexnn.data import datasets, folder
+from complexnn.data.images import Augmentation
 
 CPU = torch.device("cpu")
 
@@ -50,7 +50,7 @@ def make_folder(root, *, mode="RGB", size=(12, 10), count=6, classes=("cat", "do
 
 
 def test_digits_splits_are_disjoint_and_complete():
-    whole = data.load(DataConfig())
+    whole = datasets.load(DataConfig())
     parts = [whole.train, whole.validation, whole.test]
     assert [len(p) for p in parts] == [1293, 144, 360]
     assert whole.shape == (1, 8, 8)
@@ -61,15 +61,17 @@ def test_digits_splits_are_disjoint_and_complete():
 
 def test_normalisation_constants_are_those_of_the_training_pixels():
     for name in ("digits",):
-        whole = data.load(DataConfig(dataset=name))
+        whole = datasets.load(DataConfig(dataset=name))
         pixels = torch.cat([whole.train.pixels, whole.validation.pixels]).float() / 255
         assert pixels.mean().item() == pytest.approx(whole.mean[0], abs=2e-3)
         assert pixels.std().item() == pytest.approx(whole.std[0], abs=2e-3)
 
 
-@pytest.mark.skipif(not data.DEBIAN_FASHION_MNIST.is_dir(), reason="Fashion-MNIST not installed")
+@pytest.mark.skipif(
+    not datasets.DEBIAN_FASHION_MNIST.is_dir(), reason="Fashion-MNIST not installed"
+)
 def test_fashion_mnist_from_debians_package():
-    whole = data.load(DataConfig(dataset="fashion-mnist", groups="kinds"))
+    whole = datasets.load(DataConfig(dataset="fashion-mnist", groups="kinds"))
     assert [len(whole.train), len(whole.validation), len(whole.test)] == [54000, 6000, 10000]
     assert whole.shape == (1, 28, 28)
     assert whole.labels == ("bag", "clothes", "shoes")
@@ -79,16 +81,16 @@ def test_fashion_mnist_from_debians_package():
 
 
 def test_groups_hide_the_classes():
-    whole = data.load(DataConfig(groups="parity"))
+    whole = datasets.load(DataConfig(groups="parity"))
     assert whole.hidden
     assert whole.labels == ("even", "odd")
     batch = next(whole.test.batches(50, CPU))
     assert torch.equal(batch.labels, batch.classes % 2)
-    assert not data.load(DataConfig()).hidden
+    assert not datasets.load(DataConfig()).hidden
 
 
 def test_limit_is_a_fixed_subset():
-    full, some, again = (data.load(DataConfig(limit_train=n)) for n in (None, 100, 100))
+    full, some, again = (datasets.load(DataConfig(limit_train=n)) for n in (None, 100, 100))
     assert len(some.train) + len(some.validation) == 100
     assert torch.equal(some.train.pixels, again.train.pixels)
     assert torch.equal(full.test.pixels, some.test.pixels)
@@ -96,7 +98,7 @@ def test_limit_is_a_fixed_subset():
 
 @pytest.mark.parametrize(("count", "size"), [(129, 128), (257, 128), (10, 3), (5, 8)])
 def test_a_plain_pass_shows_every_image_once_in_even_batches(count, size):
-    images = data.load(DataConfig()).train.subset(torch.arange(count))
+    images = datasets.load(DataConfig()).train.subset(torch.arange(count))
     batches = list(images.batches(size, CPU))
     assert torch.equal(torch.cat([b.classes for b in batches]), images.classes)
     sizes = [len(b.images) for b in batches]
@@ -105,7 +107,7 @@ def test_a_plain_pass_shows_every_image_once_in_even_batches(count, size):
 
 
 def test_a_shuffled_pass_repeats_with_its_generator_and_drops_the_rest():
-    images = data.load(DataConfig()).train.subset(torch.arange(129))
+    images = datasets.load(DataConfig()).train.subset(torch.arange(129))
 
     def order(seed, size=64):
         return images.shuffled(size, torch.Generator().manual_seed(seed))
@@ -121,7 +123,7 @@ def test_a_shuffled_pass_repeats_with_its_generator_and_drops_the_rest():
 
 
 def test_pixels_are_in_unit_range():
-    images = next(data.load(DataConfig()).test.batches(360, CPU)).images
+    images = next(datasets.load(DataConfig()).test.batches(360, CPU)).images
     assert images.dtype == torch.float32
     assert images.min() == 0
     assert images.max() == 1
@@ -149,7 +151,7 @@ def test_augmentation_equals_a_slow_flip_and_crop():
     [("RGB", 3), ("RGBA", 3), ("P", 3), ("L", 1), ("LA", 1), ("1", 1), ("I;16", 1)],
 )
 def test_kinds_of_images(tmp_path, mode, channels):
-    whole = data.load(make_folder(tmp_path, mode=mode))
+    whole = datasets.load(make_folder(tmp_path, mode=mode))
     assert whole.shape == (channels, 10, 12)
     assert len(whole.mean) == len(whole.std) == channels
     assert whole.train.pixels.dtype == torch.uint8
@@ -160,12 +162,12 @@ def test_kinds_of_images(tmp_path, mode, channels):
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_channels_are_respected(tmp_path, mode, channels):
     config = replace(make_folder(tmp_path, mode=mode), channels=channels)
-    assert data.load(config).shape == (channels, 10, 12)
-    assert data.load(DataConfig(channels=channels)).shape == (channels, 8, 8)
+    assert datasets.load(config).shape == (channels, 10, 12)
+    assert datasets.load(DataConfig(channels=channels)).shape == (channels, 8, 8)
 
 
 def test_sixteen_bits_are_scaled_not_cut(tmp_path):
-    from complexnn.folder import read_image
+    from complexnn.data.folder import read_image
 
     pixels = np.array([[0, 257, 65535, 32768]], dtype=np.uint16)
     Image.fromarray(pixels).save(tmp_path / "deep.png")
@@ -173,7 +175,7 @@ def test_sixteen_bits_are_scaled_not_cut(tmp_path):
 
 
 def test_transparency_is_laid_over_white(tmp_path):
-    from complexnn.folder import read_image
+    from complexnn.data.folder import read_image
 
     for mode, expected in (("RGBA", [255, 255, 255]), ("LA", 255)):
         Image.new(mode, (1, 1)).save(tmp_path / "clear.png")
@@ -184,7 +186,7 @@ def test_resize_brings_all_to_one_size(tmp_path):
     make_folder(tmp_path)
     save(tmp_path / "train/cat/wide.png", size=(40, 20))
     config = DataConfig(dataset="folder", data_dir=tmp_path, resize=16)
-    assert data.load(config).shape == (3, 16, 16)
+    assert datasets.load(config).shape == (3, 16, 16)
 
 
 def test_stray_files_and_hidden_folders_are_ignored(tmp_path):
@@ -193,16 +195,16 @@ def test_stray_files_and_hidden_folders_are_ignored(tmp_path):
     (tmp_path / "train/cat/notes.txt").write_text("not an image")
     (tmp_path / "train/cat/.DS_Store").write_text("nor this")
     (tmp_path / "train/cat/0.txt").write_text("a caption, first in the folder")
-    whole = data.load(config)
+    whole = datasets.load(config)
     assert len(whole.train) + len(whole.validation) == 12
-    assert data.plan(config) == (12, (3, 10, 12), 2)
+    assert datasets.plan(config) == (12, (3, 10, 12), 2)
 
 
 def test_images_in_folders_below_a_class_belong_to_it(tmp_path):
     config = make_folder(tmp_path)
     save(tmp_path / "train/cat/tabby/old/1.png", seed=90)
     save(tmp_path / "train/cat/.cache/1.png", seed=91)
-    whole = data.load(config)
+    whole = datasets.load(config)
     assert (len(whole.train) + len(whole.validation), whole.classes) == (13, ("cat", "dog"))
 
 
@@ -210,15 +212,15 @@ def test_an_image_too_large_to_be_one_is_named(tmp_path, monkeypatch):
     config = make_folder(tmp_path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
     with pytest.raises(InputError, match=r"train/cat/0\.png cannot be read .*exceeds limit"):
-        data.load(config)
+        datasets.load(config)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_large_sets_are_read_on_the_fly(tmp_path, monkeypatch, workers):
     config = make_folder(tmp_path)
-    resident = data.load(config)
-    monkeypatch.setattr(data, "MEMORY_LIMIT", 10)
-    streamed = data.load(config, workers=workers)
+    resident = datasets.load(config)
+    monkeypatch.setattr(datasets, "MEMORY_LIMIT", 10)
+    streamed = datasets.load(config, workers=workers)
     assert not isinstance(streamed.train.pixels, torch.Tensor)
     assert streamed.shape == resident.shape
     assert streamed.mean == resident.mean
@@ -229,8 +231,8 @@ def test_large_sets_are_read_on_the_fly(tmp_path, monkeypatch, workers):
 
 def test_a_broken_image_in_a_worker_is_named(tmp_path, monkeypatch):
     config = make_folder(tmp_path)
-    monkeypatch.setattr(data, "MEMORY_LIMIT", 10)
-    whole = data.load(config, workers=1)
+    monkeypatch.setattr(datasets, "MEMORY_LIMIT", 10)
+    whole = datasets.load(config, workers=1)
     for path in whole.train.pixels.paths:
         path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(InputError, match=r"^[^\n]*\.png cannot be read as an image"):
@@ -281,7 +283,7 @@ def broken_folder(root, how):
 )
 def test_broken_folders_are_named(tmp_path, how, message):
     with pytest.raises(InputError, match=message):
-        data.load(broken_folder(tmp_path, how))
+        datasets.load(broken_folder(tmp_path, how))
 
 
 @pytest.mark.parametrize(
@@ -303,7 +305,7 @@ def test_groups_that_do_not_fit_are_named(tmp_path, mapping, message):
         path.write_text(mapping if isinstance(mapping, str) else json.dumps(mapping))
     config = replace(make_folder(tmp_path / "images"), groups=str(path))
     with pytest.raises(InputError, match=message):
-        data.load(config)
+        datasets.load(config)
 
 
 def test_a_groups_file_is_used(tmp_path):
@@ -311,7 +313,7 @@ def test_a_groups_file_is_used(tmp_path):
 
     config = make_folder(tmp_path, classes=("cat", "cow", "dog"))
     (tmp_path / "map.json").write_text(json.dumps({"cat": "pet", "dog": "pet", "cow": "farm"}))
-    whole = data.load(replace(config, groups=str(tmp_path / "map.json")))
+    whole = datasets.load(replace(config, groups=str(tmp_path / "map.json")))
     assert whole.labels == ("farm", "pet")
     assert set(zip(whole.train.classes.tolist(), whole.train.labels.tolist(), strict=True)) == {
         (0, 1), (1, 0), (2, 1),
@@ -319,7 +321,7 @@ def test_a_groups_file_is_used(tmp_path):
 
 
 def test_test_images_are_not_in_the_folders_order(tmp_path):
-    whole = data.load(make_folder(tmp_path, count=20))
+    whole = datasets.load(make_folder(tmp_path, count=20))
     assert whole.test.classes.tolist() != sorted(whole.test.classes.tolist())
 
 
@@ -327,7 +329,7 @@ def test_unknown_data_set_lists_the_known_ones():
     with pytest.raises(
         InputError, match="known: digits, fashion-mnist, cifar10, cifar100, celeba, cub200, folder"
     ):
-        data.load(DataConfig(dataset="imagenet"))
+        datasets.load(DataConfig(dataset="imagenet"))
 
 
 # ----------------------------------------------------------------------------- downloads
@@ -343,9 +345,9 @@ def test_no_network_is_one_clear_line(tmp_path, monkeypatch, name):
         raise URLError("no network")
 
     monkeypatch.setattr(utils, "_urlretrieve", refuse)
-    monkeypatch.setattr(data, "DEBIAN_FASHION_MNIST", tmp_path / "none")
+    monkeypatch.setattr(datasets, "DEBIAN_FASHION_MNIST", tmp_path / "none")
     with pytest.raises(InputError, match=r"could not be downloaded.*or give --data-dir"):
-        data.load(DataConfig(dataset=name, data_dir=tmp_path))
+        datasets.load(DataConfig(dataset=name, data_dir=tmp_path))
 
 
 def official_cifar(monkeypatch, root, cls, names, keys):
@@ -377,9 +379,9 @@ def official_cifar(monkeypatch, root, cls, names, keys):
 def test_cifar10_in_the_official_layout(tmp_path, monkeypatch):
     from torchvision.datasets import CIFAR10
 
-    names = (*data._ANIMALS, *data._VEHICLES)
+    names = (*datasets._ANIMALS, *datasets._VEHICLES)
     official_cifar(monkeypatch, tmp_path, CIFAR10, names, ("labels", "label_names"))
-    whole = data.load(DataConfig(dataset="cifar10", data_dir=tmp_path, groups="kinds"))
+    whole = datasets.load(DataConfig(dataset="cifar10", data_dir=tmp_path, groups="kinds"))
     assert len(whole.train) + len(whole.validation) == 50
     assert whole.shape == (3, 32, 32)
     assert whole.classes == names
@@ -389,25 +391,25 @@ def test_cifar10_in_the_official_layout(tmp_path, monkeypatch):
 @pytest.fixture
 def tiny_cifar10(tmp_path, monkeypatch):
     """A folder of images with CIFAR-10's classes, and a specification that fits it."""
-    names = sorted((*data._ANIMALS, *data._VEHICLES))
+    names = sorted((*datasets._ANIMALS, *datasets._VEHICLES))
     make_folder(tmp_path / "cifar10", size=(32, 32), count=3, classes=names)
-    train = data.load(DataConfig(dataset="folder", data_dir=tmp_path / "cifar10"))
-    mean, std = data._moments(torch.cat([train.train.pixels, train.validation.pixels]))
-    spec = replace(data.DATASETS["cifar10"], count=30, test_count=30, mean=mean, std=std)
-    monkeypatch.setitem(data.DATASETS, "cifar10", spec)
+    train = datasets.load(DataConfig(dataset="folder", data_dir=tmp_path / "cifar10"))
+    mean, std = datasets._moments(torch.cat([train.train.pixels, train.validation.pixels]))
+    spec = replace(datasets.DATASETS["cifar10"], count=30, test_count=30, mean=mean, std=std)
+    monkeypatch.setitem(datasets.DATASETS, "cifar10", spec)
     return DataConfig(dataset="cifar10", data_dir=tmp_path, groups="kinds")
 
 
 def test_cifar10_as_a_folder_of_images(tiny_cifar10):
     for root in (tiny_cifar10.data_dir, tiny_cifar10.data_dir / "cifar10"):
         config = replace(tiny_cifar10, data_dir=root)
-        whole = data.load(config)
+        whole = datasets.load(config)
         assert whole.labels == ("animal", "vehicle")
         assert whole.about == {
             "train": 27, "validation": 3, "test": 30,
             "source": "image folder cifar10, in its own split into training and test images",
         }  # fmt: skip
-        assert data.whereabouts(config) == (str(tiny_cifar10.data_dir / "cifar10"), 0)
+        assert datasets.whereabouts(config) == (str(tiny_cifar10.data_dir / "cifar10"), 0)
 
 
 def test_a_folder_that_is_not_what_its_name_says_is_refused(tiny_cifar10):
@@ -416,22 +418,22 @@ def test_a_folder_that_is_not_what_its_name_says_is_refused(tiny_cifar10):
     kept = picture.read_bytes()
     picture.unlink()
     with pytest.raises(InputError, match=r"is not cifar10: expected 10 classes of 3 training"):
-        data.load(tiny_cifar10)
+        datasets.load(tiny_cifar10)
     picture.write_bytes(kept)
     for path in (root / "train").rglob("*.png"):
         Image.open(path).point(lambda v: v // 2).save(path)
     with pytest.raises(InputError, match=r"mean and deviation .* differ .* by up to 0\.2"):
-        data.load(tiny_cifar10)
+        datasets.load(tiny_cifar10)
 
 
 def test_cifar100_with_its_superclasses(tmp_path, monkeypatch):
     from torchvision.datasets import CIFAR100
 
-    names = sorted(c for row in data._SUPERCLASSES.values() for c in row.split())
-    assert len(set(names)) == data.plan(DataConfig(dataset="cifar100"))[2] == 100
+    names = sorted(c for row in datasets._SUPERCLASSES.values() for c in row.split())
+    assert len(set(names)) == datasets.plan(DataConfig(dataset="cifar100"))[2] == 100
     keys = ("fine_labels", "fine_label_names")
     folder = official_cifar(monkeypatch, tmp_path, CIFAR100, names, keys)
-    whole = data.load(DataConfig(dataset="cifar100", data_dir=tmp_path, groups="superclasses"))
+    whole = datasets.load(DataConfig(dataset="cifar100", data_dir=tmp_path, groups="superclasses"))
     assert len(whole.labels) == 20
     groups = {label: set() for label in range(20)}
     for part in (whole.train, whole.validation, whole.test):
@@ -441,7 +443,7 @@ def test_cifar100_with_its_superclasses(tmp_path, monkeypatch):
     assert whole.hidden
     (folder / "train").write_bytes(b"cut off")
     with pytest.raises(InputError, match="delete any incomplete one"):
-        data.load(DataConfig(dataset="cifar100", data_dir=tmp_path))
+        datasets.load(DataConfig(dataset="cifar100", data_dir=tmp_path))
 
 
 # ------------------------------------------------------------------------------ CUB-200-2011
@@ -485,7 +487,7 @@ def test_cub200_in_the_official_layout(tmp_path, inside):
     config = official_cub(tmp_path)
     if inside:
         config = DataConfig(dataset="cub200", data_dir=tmp_path / "CUB_200_2011", resize=16)
-    whole = data.load(config)
+    whole = datasets.load(config)
     assert whole.shape == (3, 16, 16)
     assert len(whole.train) + len(whole.validation) == 9
     assert sorted(whole.test.classes.tolist()) == [0, 1, 2]
@@ -506,12 +508,12 @@ def test_cub200_in_the_official_layout(tmp_path, inside):
 )
 def test_a_broken_cub200_is_named(tmp_path, how, message):
     with pytest.raises(InputError, match=message):
-        data.load(official_cub(tmp_path, how))
+        datasets.load(official_cub(tmp_path, how))
 
 
 def test_no_cub200_says_where_to_put_it(tmp_path):
     with pytest.raises(InputError, match=r"no CUB-200-2011 in .*give --data-dir"):
-        data.load(DataConfig(dataset="cub200", data_dir=tmp_path))
+        datasets.load(DataConfig(dataset="cub200", data_dir=tmp_path))
 
 
 # ------------------------------------------------------- files as users have them
@@ -569,7 +571,7 @@ def test_what_is_left_out_is_told(tmp_path, caplog):
     config = make_folder(tmp_path)
     for name in ("a.heic", "b.HEIC", "notes.txt", ".hidden.heic", "README"):
         (tmp_path / "train/cat" / name).write_bytes(b"?")
-    data.load(config)
+    datasets.load(config)
     (told,) = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
     assert "4 files in" in told
     assert told.endswith("2 of kind .heic, 1 of kind .txt, 1 of kind no suffix")
@@ -580,14 +582,14 @@ def test_a_class_of_files_that_cannot_be_read_says_so(tmp_path):
     (tmp_path / "train/bird").mkdir()
     (tmp_path / "train/bird/1.heic").write_bytes(b"?")
     with pytest.raises(InputError, match=r"without images in .*: bird \(.*1 of kind \.heic\)"):
-        data.load(config)
+        datasets.load(config)
 
 
 @pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JPG", ".tga", ".ppm"])
 def test_less_common_suffixes_are_images(tmp_path, suffix):
     config = make_folder(tmp_path)
     save(tmp_path / f"train/cat/another{suffix}")
-    assert data.plan(config)[0] == 13
+    assert datasets.plan(config)[0] == 13
 
 
 def test_links_to_folders_are_followed_and_circles_end(tmp_path):
@@ -598,13 +600,13 @@ def test_links_to_folders_are_followed_and_circles_end(tmp_path):
     (tmp_path / "train/dog/dangling.png").symlink_to(tmp_path / "nowhere.png")
     files, _ = folder.list_images(tmp_path, "train")
     assert sum(path.name == "1.png" and "deep" in path.parts for path, _ in files) == 1
-    assert data.plan(config)[0] == 13
+    assert datasets.plan(config)[0] == 13
 
 
 @pytest.mark.parametrize("size", [(9, 1), (1, 9)])
 def test_images_of_a_single_row_are_refused(tmp_path, size):
     with pytest.raises(InputError, match=r"pixels; networks need 2 each way: give --resize"):
-        data.load(make_folder(tmp_path, size=size))
+        datasets.load(make_folder(tmp_path, size=size))
 
 
 def cut(path):
@@ -616,9 +618,9 @@ def test_broken_images_are_counted_before_any_work(tmp_path, monkeypatch, limit)
     config = make_folder(tmp_path)
     cut(tmp_path / "train/cat/0.png")
     cut(tmp_path / "train/dog/3.png")
-    monkeypatch.setattr(data, "MEMORY_LIMIT", limit)
+    monkeypatch.setattr(datasets, "MEMORY_LIMIT", limit)
     with pytest.raises(InputError, match=r"(cat/0|dog/3)\.png cannot be read"):
-        data.load(config)
+        datasets.load(config)
     paths = [path for path, _ in folder.list_images(tmp_path, "train")[0]]
     source = folder.FolderSource(paths, channels=3, size=(10, 12), resize=None)
     for look in (source.decode, source.check):
@@ -628,7 +630,7 @@ def test_broken_images_are_counted_before_any_work(tmp_path, monkeypatch, limit)
     for name in ("cat/0.png", "dog/3.png"):
         save(tmp_path / "train" / name)
     with pytest.raises(InputError, match=r"test/cat/0\.png cannot be read"):
-        data.load(config)
+        datasets.load(config)
 
 
 @pytest.mark.parametrize(
@@ -652,24 +654,24 @@ def test_a_quick_look_finds_cut_files_and_passes_whole_ones(tmp_path, kind, suff
 def test_a_large_folder_is_checked_for_sizes_without_decoding(tmp_path, monkeypatch):
     config = make_folder(tmp_path)
     save(tmp_path / "train/dog/9.png", size=(12, 11))
-    monkeypatch.setattr(data, "MEMORY_LIMIT", 10)
+    monkeypatch.setattr(datasets, "MEMORY_LIMIT", 10)
     with pytest.raises(InputError, match=r"dog/9\.png is 11x12"):
-        data.load(config)
+        datasets.load(config)
 
 
 def test_every_cut_of_an_idx_file_is_one_line(tmp_path):
     whole = struct.pack(">4i", 0x0803, 3, 4, 5) + bytes(range(60))
     path = tmp_path / "images.gz"
     path.write_bytes(gzip.compress(whole))
-    assert data._idx(path, 3).flatten().tolist() == list(range(60))
+    assert datasets._idx(path, 3).flatten().tolist() == list(range(60))
     packed = path.read_bytes()
     for count in range(len(packed)):  # cut on the way
         path.write_bytes(packed[:count])
         with pytest.raises(InputError, match="is not a complete IDX file"):
-            data._idx(path, 3)
+            datasets._idx(path, 3)
     for count in range(len(whole)):  # cut before it was packed
         path.write_bytes(gzip.compress(whole[:count]))
         with pytest.raises(InputError, match="is not a complete IDX file"):
-            data._idx(path, 3)
+            datasets._idx(path, 3)
     with pytest.raises(InputError, match="is not a complete IDX file"):
-        data._idx(tmp_path / "nowhere.gz", 3)
+        datasets._idx(tmp_path / "nowhere.gz", 3)

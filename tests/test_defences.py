@@ -7,10 +7,21 @@ import pytest
 import torch
 
 import complexnn
-from complexnn import adversaries, cli, defences, metrics
+from complexnn import metrics
+from complexnn.commands import (
+    app,
+)
+from complexnn.commands import (
+    attack as attack_command,
+)
+from complexnn.commands import (
+    train as train_command,
+)
 from complexnn.config import InputError, NetConfig, TrainConfig
+from complexnn.networks import defences
 from complexnn.networks.registry import build
-from complexnn.results import read_rows
+from complexnn.runs.results import read_rows
+from complexnn.training import terms
 
 PERTURBING = ("laplace", "dropout", "quantise")
 
@@ -103,7 +114,7 @@ def test_perturbations_act_before_the_release_and_repeat_with_the_generator(defe
     assert torch.equal(released[0][0], released[1][0])
     (x, key), hidden = released[0], released[0][0]
     if kind == "complex":
-        hidden = complexnn.functional.rotate(x, key.rotation.mT)
+        hidden = complexnn.rotation.functional.rotate(x, key.rotation.mT)
     assert not torch.allclose(hidden[:, 0], plain, atol=1e-3)
     again, _ = net.encode(images)  # without a generator: fresh entropy, never the same twice
     if defence != "quantise":
@@ -197,9 +208,9 @@ def test_distance_correlation_has_a_finite_gradient_at_equal_samples():
 def test_every_defence_trains_and_is_attacked(tmp_path, defence, kind):
     argv = ["--kind", kind, "--defence", defence, "--epochs", "1", "--limit-train", "100"]
     argv += ["--device", "cpu", "--output-dir", str(tmp_path), "--groups", "parity"]
-    assert cli.run(cli.train_main, argv) == 0
+    assert app.run(train_command.main, argv) == 0
     argv = ["inversion", "--victim", str(tmp_path), "--steps", "2", "--limit-test", "20"]
-    assert cli.run(cli.attack_main, [*argv, "--device", "cpu", "--draws", "1"]) == 0
+    assert app.run(attack_command.main, [*argv, "--device", "cpu", "--draws", "1"]) == 0
     (epoch,) = read_rows(tmp_path / "log.jsonl")
     name = {"nopeek": "distance_correlation", "decoder": "decoder_fit"}.get(defence)
     assert name is None or name in epoch
@@ -216,7 +227,7 @@ def test_training_defences_push_their_number_down(tmp_path, defence, number):
         folder = tmp_path / strength
         argv = ["--kind", "additional", "--defence", defence, "--epochs", "4", "--device", "cpu"]
         argv += [f"--{defence}-weight", strength, "--output-dir", str(folder)]
-        assert cli.run(cli.train_main, argv) == 0
+        assert app.run(train_command.main, argv) == 0
         last[strength] = read_rows(folder / "log.jsonl")[-1][number]
     assert last["30"] < last["0"] - 0.01
 
@@ -249,21 +260,21 @@ def test_packed_groups_train_against_the_denoiser_that_separates_them(tmp_path):
         folder = tmp_path / strength
         argv = ["--group", "packed", "--dim", "4", "--defence", "decoder", "--epochs", "4"]
         argv += ["--adversarial-weight", "0", "--decoder-weight", strength, "--device", "cpu"]
-        assert cli.run(cli.train_main, [*argv, "--output-dir", str(folder)]) == 0
+        assert app.run(train_command.main, [*argv, "--output-dir", str(folder)]) == 0
         last[strength] = read_rows(folder / "log.jsonl")[-1]["decoder_fit"]
     assert last["30"] < last["0"] - 0.01
 
 
 def test_the_packed_denoiser_sees_views_beside_their_own_images(rng, monkeypatch):
     """At angle 0 a view is the feature of the image that it stands beside."""
-    monkeypatch.setattr(adversaries, "WIDEST", 0.0)
+    monkeypatch.setattr(terms, "WIDEST", 0.0)
     image = {"in_channels": 1, "image_size": (8, 8), "mean": (0.5,), "std": (0.5,)}
     config = TrainConfig(net=NetConfig(**image, group="packed", dim=3, defence="decoder"))
-    term = adversaries.DecoderTerm(config, torch.device("cpu"))
+    term = terms.DecoderTerm(config, torch.device("cpu"))
     net = build(config.net).eval()
     images = torch.rand(10, 1, 8, 8, generator=rng)
     groups = net.group(net.features(images), generator=rng, closed=False)
-    step = adversaries.Step(0, images, groups, net.rotate(groups, generator=rng)[0])
+    step = terms.Step(0, images, groups, net.rotate(groups, generator=rng)[0])
     views, beside = term._shown(step, rng)
     assert len(views) == 12
     torch.testing.assert_close(views, net.features(beside))

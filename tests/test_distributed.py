@@ -9,8 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from complexnn import cli
-from complexnn.results import read_rows
+from complexnn.commands import (
+    app,
+)
+from complexnn.commands import (
+    attack as attack_command,
+)
+from complexnn.commands import (
+    train as train_command,
+)
+from complexnn.runs.results import read_rows
 
 ROOT = Path(__file__).parent.parent
 
@@ -54,7 +62,7 @@ def test_one_writer_and_resume_with_another_number(tmp_path):
     assert len(read_rows(run / "log.jsonl")) == 1
     assert [row["name"] for row in read_rows(run / "results.jsonl")] == ["task"]
     arguments = ["--resume", "--epochs", "2", "--output-dir", str(run)]
-    assert cli.run(cli.train_main, arguments) == 0
+    assert app.run(train_command.main, arguments) == 0
     assert [row["epoch"] for row in read_rows(run / "log.jsonl")] == [1, 2]
 
     process = start(2, ROOT / "train.py", *words, "--output-dir", run)  # taken
@@ -89,12 +97,12 @@ def test_an_epoch_that_was_stopped_in_two_processes_counts_every_image_once(tmp_
 
 def test_attacks_of_several_processes_are_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert cli.run(cli.attack_main, ["all", "--victim", str(tmp_path)]) == 2
+    assert app.run(attack_command.main, ["all", "--victim", str(tmp_path)]) == 2
     assert "start it without torchrun" in capsys.readouterr().err
 
 
 def test_each_process_draws_its_own_keys():
-    from complexnn.training import random_for
+    from complexnn.training.loop import random_for
 
     first, second = (random_for("keys", 0, 1, 0, rank).initial_seed() for rank in (0, 1))
     assert first != second

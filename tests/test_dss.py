@@ -9,12 +9,13 @@ import torch
 from test_attacks import CPU, angle_error, ask, make_attacker, observe
 
 import complexnn
-from complexnn import adversaries, data
-from complexnn import functional as cF
 from complexnn.attacks import dss, keys, roster
 from complexnn.attacks.attacker import Attacker
 from complexnn.attacks.fitting import Knowledge
 from complexnn.config import AttackConfig, DataConfig
+from complexnn.data import datasets
+from complexnn.rotation import functional as cF
+from complexnn.training import terms
 
 
 @pytest.mark.parametrize("dim", [2, 4, 8])
@@ -70,11 +71,11 @@ def test_views_stand_beside_the_image_that_they_are_nearest_to(
 ):
     attacker, whole = make_attacker(tmp_path, **settings)
     seen = observe(attacker, whole, count=120)[0]
-    monkeypatch.setattr(adversaries, "WIDEST", 0.0)
+    monkeypatch.setattr(terms, "WIDEST", 0.0)
     views, members = dss.mixed_views(seen, rng)
     own = attacker.knowledge.net.features(seen.batch.images[members])
     torch.testing.assert_close(views, own, atol=1e-4, rtol=1e-4)
-    monkeypatch.setattr(adversaries, "WIDEST", 1.2)
+    monkeypatch.setattr(terms, "WIDEST", 1.2)
     views, members = dss.mixed_views(seen, rng)
     parts = seen.parts.flatten(2)
     weights = views.reshape(len(parts), -1, parts.shape[2]) @ torch.linalg.pinv(parts)
@@ -98,7 +99,7 @@ class Sources(torch.nn.Module):
 
 def attacker_of(folder, draw, *, steps):
     torch.manual_seed(0)
-    whole = data.load(DataConfig(groups="parity"))
+    whole = datasets.load(DataConfig(groups="parity"))
     net = complexnn.build(
         "thin4", image_size=16, in_channels=1, num_classes=2, mean=whole.mean, std=whole.std,
         dim=4, group="packed",

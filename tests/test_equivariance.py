@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import complexnn
-from complexnn import functional as cF
-from complexnn import layers
+from complexnn.rotation import functional as cF
+from complexnn.rotation import layers
 
 
 class SplitReLU(nn.Module):

@@ -9,11 +9,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from complexnn import campaign, estimates, results, training
 from complexnn.attacks import roster
+from complexnn.commands import campaign, estimates
 from complexnn.config import AttackConfig, InputError, NetConfig, TrainConfig, from_dict
-from complexnn.images import Batch
+from complexnn.data.images import Batch
 from complexnn.networks.registry import build
+from complexnn.runs import results
+from complexnn.training import loop
 
 PUBLISHED = Path(__file__).parent.parent / "checkpoints"
 
@@ -103,13 +105,13 @@ def test_a_training_takes_about_the_estimated_time(arch, kind, monkeypatch):
         net = build(arch, kind=kind).train()
         config = TrainConfig(net=net.config, optimizer="sgd", lr=0.01)
         AcceleratorState._reset_state(reset_partial_state=True)
-        run = training.Training(net, config, Accelerator(cpu=True, mixed_precision="bf16"), 100)
+        run = loop.Training(net, config, Accelerator(cpu=True, mixed_precision="bf16"), 100)
         labels = torch.arange(config.batch_size) % 10
         batch = Batch(torch.rand(len(labels), 3, 32, 32), labels, labels)
-        training.train_step(run, batch)
+        loop.train_step(run, batch)
         started = time.process_time()
         for _ in range(3):
-            training.train_step(run, batch)
+            loop.train_step(run, batch)
         took = time.process_time() - started
     finally:
         torch.set_num_threads(threads)

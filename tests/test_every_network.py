@@ -5,10 +5,11 @@ import torch
 from accelerate import Accelerator
 
 import complexnn
-from complexnn import checkpoint, training
 from complexnn.config import NetConfig, TrainConfig, to_dict
-from complexnn.images import ImageSet
+from complexnn.data.images import ImageSet
 from complexnn.networks.registry import ARCHITECTURES
+from complexnn.runs import checkpoint
+from complexnn.training import loop
 
 SIZES = {"vgg16": 32, "alexnet": 63}  # the smallest they take
 FORMS = {
@@ -42,17 +43,17 @@ def test_trains_evaluates_saves_loads_and_is_equivariant(tmp_path, arch, variant
     built = complexnn.build(net)
     before = {name: p.clone() for name, p in built.named_parameters()}
 
-    run = training.Training(built, config, Accelerator(cpu=True), images.steps(6))
-    training.train_one_epoch(run, images, None, training.Stop(), lambda: None)
+    run = loop.Training(built, config, Accelerator(cpu=True), images.steps(6))
+    loop.train_one_epoch(run, images, None, loop.Stop(), lambda: None)
     assert run.step == 2
     still = [name for name, p in built.named_parameters() if torch.equal(p, before[name])]
     assert not still
-    tested = training.evaluate(built, images, torch.device("cpu"), draws=1, seed=0)
+    tested = loop.evaluate(built, images, torch.device("cpu"), draws=1, seed=0)
     assert 0 <= tested["error"] <= 1
 
     checkpoint.save(tmp_path / "model.safetensors", built, to_dict(net))
     loaded = complexnn.load(tmp_path)
-    again = training.evaluate(loaded, images, torch.device("cpu"), draws=1, seed=0)
+    again = loop.evaluate(loaded, images, torch.device("cpu"), draws=1, seed=0)
     assert again == tested
 
     if net.kind == "complex":

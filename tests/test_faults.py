@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from complexnn import checkpoint
+from complexnn.runs import checkpoint
 
 ROOT = Path(__file__).parent.parent
 # Saves at every step, so that kills hit saves too.

@@ -7,10 +7,21 @@ import pytest
 import torch
 from float32_device import DEVICE, OnDevice, float32_device
 
-from complexnn import cli, metrics, tasks, training
+from complexnn import metrics
 from complexnn.attacks.roster import ROSTER, applicable
+from complexnn.commands import (
+    app,
+)
+from complexnn.commands import (
+    attack as attack_command,
+)
+from complexnn.commands import (
+    train as train_command,
+)
 from complexnn.config import BUDGETS, NetConfig
-from complexnn.results import read_rows
+from complexnn.data import tasks
+from complexnn.runs.results import read_rows
+from complexnn.training import loop
 
 
 @pytest.fixture
@@ -63,7 +74,7 @@ def test_measures_of_answers(device, attributes):
     assert rate == metrics.tpr_at_fpr(logits[:, 0], logits[:, 1] > 0, 0.2)
     wrong = tasks.errors(answered, truth)
     assert metrics.mean_interval(wrong) == metrics.mean_interval(wrong.cpu())
-    assert training.error_interval(wrong, truth)[0] >= 0
+    assert loop.error_interval(wrong, truth)[0] >= 0
 
 
 # Not noise: PyTorch draws it on the device, by a generator that the stand-in has not.
@@ -79,7 +90,7 @@ def test_training_runs_and_learns_the_same(tmp_path, monkeypatch, kind):
         folder = tmp_path / name
         with float32_device(monkeypatch) if name == DEVICE.type else contextlib.nullcontext():
             given = [*words, "--device", name, "--output-dir", str(folder)]
-            assert cli.run(cli.train_main, given) == 0
+            assert app.run(train_command.main, given) == 0
         (row,) = read_rows(folder / "results.jsonl")
         assert row["device"].startswith(name)
         (epoch,) = read_rows(folder / "log.jsonl")
@@ -95,10 +106,10 @@ def test_every_attack_runs(tmp_path, device, monkeypatch, groups):
     monkeypatch.setitem(BUDGETS, "quick", least)
     words = ["--groups", "parity", "--epochs", "1", "--limit-train", "128", "--draws", "1"]
     words += ["--device", DEVICE.type, "--output-dir", str(tmp_path / "victim")]
-    assert cli.run(cli.train_main, [*groups.split(), *words]) == 0
+    assert app.run(train_command.main, [*groups.split(), *words]) == 0
     words = ["all", "--victim", str(tmp_path / "victim"), "--device", DEVICE.type]
     words += ["--budget", "quick", "--draws", "1"]
-    assert cli.run(cli.attack_main, words) == 0
+    assert app.run(attack_command.main, words) == 0
     made = {row["name"] for row in read_rows(tmp_path / "victim" / "results.jsonl")}
     net = NetConfig(dim=4, group="packed") if "packed" in groups else NetConfig()
     assert made >= {attack.name for attack in ROSTER if applicable(attack, net)}

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from complexnn import functional as cF
+from complexnn.rotation import functional as cF
 
 
 @pytest.mark.parametrize("dim", [2, 3, 5, 16])

@@ -5,9 +5,15 @@ import math
 import pytest
 import torch
 
-from complexnn import cli, gaussianity, results
-from complexnn import functional as cF
-from complexnn.gaussianity import epps_pulley, excess_kurtosis, unshared
+from complexnn.commands import app, measure
+from complexnn.measurements import gaussianity
+from complexnn.measurements.gaussianity import (
+    epps_pulley,
+    excess_kurtosis,
+    unshared,
+)
+from complexnn.rotation import functional as cF
+from complexnn.runs import results
 
 
 def laplace(shape, rng):
@@ -58,7 +64,7 @@ def test_rotating_independent_parts_takes_the_kurtosis_that_cumulants_say(dim, r
 def test_the_command_measures_a_rotated_network(trained_run, tmp_path, capsys):
     victim = trained_run(tmp_path / "complex", **{"adversarial-weight": 0})
     words = ["--victim", str(victim), "--images", "200"]
-    assert cli.run(gaussianity.main, words) == 0
+    assert app.run(measure.gaussianity, words) == 0
     assert "200 test images" in capsys.readouterr().out
     *_, row = results.read_rows(victim / "results.jsonl")
     assert (row["name"], row["images"]) == ("gaussianity", 200)
@@ -67,13 +73,13 @@ def test_the_command_measures_a_rotated_network(trained_run, tmp_path, capsys):
     assert abs(found["kurtosis_gaussian"]) < 0.1
     for numbers in row["metrics"].values():
         assert numbers["low"] <= numbers["value"] <= numbers["high"]
-    config = cli.parse(gaussianity.GaussianityConfig, words, "")
+    config = app.parse(gaussianity.GaussianityConfig, words, "")
     assert results.measured(config, "gaussianity")
-    other = cli.parse(gaussianity.GaussianityConfig, words[:2], "")
+    other = app.parse(gaussianity.GaussianityConfig, words[:2], "")
     assert not results.measured(other, "gaussianity")
 
 
 def test_networks_without_rotation_are_refused(trained_run, tmp_path, capsys):
     victim = trained_run(tmp_path / "run", arch="lenet5", kind="additional")
-    assert cli.run(gaussianity.main, ["--victim", str(victim)]) == 2
+    assert app.run(measure.gaussianity, ["--victim", str(victim)]) == 2
     assert "is additional: measure a network of kind complex" in capsys.readouterr().err

@@ -7,8 +7,8 @@ import torch
 from test_attacks import make_attacker, make_user
 
 import complexnn
-from complexnn import functional as cF
 from complexnn.attacks import intersection, keys, span, user
+from complexnn.rotation import functional as cF
 
 IMAGES = 50
 

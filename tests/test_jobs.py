@@ -13,8 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from complexnn import jobs, progress
-from complexnn.jobs import Command, Limits, run_all
+from complexnn.commands import jobs
+from complexnn.commands.jobs import (
+    Command,
+    Limits,
+    run_all,
+)
+from complexnn.runs import progress
 
 
 def sh(script, folder, name="a", **more):

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import complexnn
-from complexnn import functional as cF
-from complexnn import layers
 from complexnn.networks.registry import topology
+from complexnn.rotation import functional as cF
+from complexnn.rotation import layers
 
 
 class WithShortcut(torch.nn.Module):
@@ -59,7 +59,7 @@ def test_every_public_layer_is_under_contract():
     public = {
         name
         for name, value in vars(layers).items()
-        if isinstance(value, type) and value.__module__ == "complexnn.layers"
+        if isinstance(value, type) and value.__module__ == "complexnn.rotation.layers"
     }
     covered = set()
     for make in CASES.values():

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 import complexnn
-from complexnn import cli, linearity, results
-from complexnn import functional as cF
-from complexnn.linearity import under_others
+from complexnn.commands import app, measure
+from complexnn.measurements import linearity
+from complexnn.measurements.linearity import under_others
+from complexnn.rotation import functional as cF
+from complexnn.runs import results
 
 SERVERS = [
     {"arch": "lenet", "image_size": 16},
@@ -82,7 +84,7 @@ def test_the_key_does_not_change_the_matrix(net, rng):
 def test_the_command_measures_a_rotated_network(trained_run, tmp_path, capsys):
     victim = trained_run(tmp_path / "complex", **{"adversarial-weight": 0})
     words = ["--victim", str(victim), "--maps", "3"]
-    assert cli.run(linearity.main, words) == 0
+    assert app.run(measure.linearity, words) == 0
     assert "3 groups of validation images" in capsys.readouterr().out
     task, row = results.read_rows(victim / "results.jsonl")
     assert row["name"] == "linearity"
@@ -92,9 +94,9 @@ def test_the_command_measures_a_rotated_network(trained_run, tmp_path, capsys):
     assert found["error"]["value"] == pytest.approx(task["metrics"]["error"]["value"], abs=0.03)
     for error in found.values():
         assert error["low"] <= error["value"] <= error["high"]
-    config = cli.parse(linearity.LinearityConfig, words, "")
+    config = app.parse(linearity.LinearityConfig, words, "")
     assert results.measured(config, "linearity")
-    assert not results.measured(cli.parse(linearity.LinearityConfig, words[:2], ""), "linearity")
+    assert not results.measured(app.parse(linearity.LinearityConfig, words[:2], ""), "linearity")
 
 
 @pytest.mark.parametrize(
@@ -106,11 +108,11 @@ def test_the_command_measures_a_rotated_network(trained_run, tmp_path, capsys):
 )
 def test_networks_without_such_a_matrix_are_refused(trained_run, flags, said, tmp_path, capsys):
     victim = trained_run(tmp_path / "run", arch="lenet5", **flags)
-    assert cli.run(linearity.main, ["--victim", str(victim)]) == 2
+    assert app.run(measure.linearity, ["--victim", str(victim)]) == 2
     assert said in capsys.readouterr().err
 
 
 def test_more_groups_than_validation_images_fill_are_refused(trained_run, tmp_path, capsys):
     victim = trained_run(tmp_path / "run", arch="lenet5", **{"adversarial-weight": 0})
-    assert cli.run(linearity.main, ["--victim", str(victim), "--maps", "1000"]) == 2
+    assert app.run(measure.linearity, ["--victim", str(victim), "--maps", "1000"]) == 2
     assert "at most" in capsys.readouterr().err

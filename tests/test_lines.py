@@ -7,9 +7,19 @@ import torch
 from made_rows import CIFAR, angle, hidden, inversion, numbers, rows_of
 
 import complexnn
-from complexnn import figures, gaussianity, linearity, report, rows, summary
+from complexnn.commands import report
 from complexnn.config import DataConfig, Kind
-from complexnn.lines import SHARED, Keys, lines
+from complexnn.measurements import gaussianity, linearity
+from complexnn.report import (
+    figures,
+    rows,
+    summary,
+)
+from complexnn.report.lines import (
+    SHARED,
+    Keys,
+    lines,
+)
 
 NET = {"arch": "resnet20"}
 ABOUT = {"train": 45_000, "validation": 5_000, "test": 10_000}

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import complexnn
-from complexnn import defences, layers
-from complexnn import functional as cF
 from complexnn.config import NetConfig
-from complexnn.networks import split
+from complexnn.networks import defences, splitnet
 from complexnn.networks.modules import Critic
 from complexnn.networks.registry import topology
+from complexnn.rotation import functional as cF
+from complexnn.rotation import layers
 
 KINDS = ("original", "additional", "noisy", "complex", "local")
 SIZES = {"vgg16": 32, "alexnet": 63}  # the smallest they take
@@ -366,7 +366,7 @@ def test_a_server_in_blocks_answers_as_in_one_piece(kind, rng, monkeypatch):
     with torch.no_grad():
         whole = net.process(released)
         assert len(calls) == 1
-        monkeypatch.setattr(split, "BLOCK", 3 * released[0].numel())
+        monkeypatch.setattr(splitnet, "BLOCK", 3 * released[0].numel())
         torch.testing.assert_close(net.process(released), whole, atol=1e-12, rtol=0)
         assert len(calls) == 1 + 4
     net.process(released.requires_grad_()).sum().backward()

@@ -7,11 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from complexnn import cli, metrics, offload, privacy, results
-from complexnn.attacks.membership import Audit
+from complexnn import metrics, privacy
+from complexnn.commands import app, measure
 from complexnn.config import InputError
-from complexnn.networks import offloaded
-from complexnn.networks.offloaded import PRESETS, Guarantee
+from complexnn.measurements import offloading
+from complexnn.privacy import offload
+from complexnn.privacy.audit import Audit
+from complexnn.privacy.offload import PRESETS, Guarantee
+from complexnn.runs import results
 
 
 @pytest.fixture(autouse=True)
@@ -31,21 +34,21 @@ def network(dtype=torch.float64):
 
 def test_the_answer_is_the_plain_networks(rng):
     net, images = network(), torch.randn(20, 2, 4, 4, dtype=torch.float64, generator=rng)
-    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
+    away = offload.offload(net, images, PRESETS["private"], generator=rng)
     torch.testing.assert_close(away(images), net(images), atol=1e-10, rtol=1e-10)
     torch.testing.assert_close(away(images[:1]), net(images[:1]), atol=1e-10, rtol=1e-10)
 
 
 def test_rounding_stays_small_in_float32(rng):
     net, images = network(torch.float32), torch.randn(20, 2, 4, 4, generator=rng)
-    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
+    away = offload.offload(net, images, PRESETS["private"], generator=rng)
     torch.testing.assert_close(away(images), net(images), atol=1e-3, rtol=1e-3)
 
 
 def test_inputs_beyond_the_bound_are_scaled_down_to_it(rng):
     net, images = network(), torch.randn(20, 2, 4, 4, dtype=torch.float64, generator=rng)
-    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
-    layer = offloaded.layers(away)[0]
+    away = offload.offload(net, images, PRESETS["private"], generator=rng)
+    layer = offload.layers(away)[0]
     assert layer.bound == images.flatten(1).norm(dim=1).max()
     loud = 10 * images[:3]
     sent = layer.clipped(loud)
@@ -57,8 +60,8 @@ def test_inputs_beyond_the_bound_are_scaled_down_to_it(rng):
 def test_clipped_norms_never_exceed_the_bound(dtype, rng):
     """Not in the last bit either: the decoys' variance is set by the bound."""
     images = torch.randn(2000, 2, 4, 4, generator=rng).to(dtype)
-    calls = [offloaded.Call(32, 5)]
-    layer = offloaded.Layer(nn.Linear(32, 5), 9, 1.0, rng, bound=1.0, calls=calls)
+    calls = [offload.Call(32, 5)]
+    layer = offload.Layer(nn.Linear(32, 5), 9, 1.0, rng, bound=1.0, calls=calls)
     norms = layer.clipped(images).double().square().sum(dim=1).sqrt()
     assert norms.max() <= 1.0
     assert norms.min() > 1 - 2.5 * torch.finfo(dtype).eps - 1e-14
@@ -66,8 +69,8 @@ def test_clipped_norms_never_exceed_the_bound(dtype, rng):
 
 def test_what_is_sent_is_a_rotated_group_with_gaussian_decoys(rng):
     net, images = network(), torch.randn(20, 2, 4, 4, dtype=torch.float64, generator=rng)
-    away = offloaded.offload(net, images, Guarantee(2, 1e-4, 2), generator=rng)
-    first = offloaded.layers(away)[0]
+    away = offload.offload(net, images, Guarantee(2, 1e-4, 2), generator=rng)
+    first = offload.layers(away)[0]
     heard = []
     first.listener = lambda *seen: heard.append(seen[:2])
     for _ in range(100):
@@ -91,16 +94,16 @@ def test_what_is_sent_is_a_rotated_group_with_gaussian_decoys(rng):
 def test_cost_counts_multiplications(rng):
     net = network()
     images = torch.randn(20, 2, 4, 4, dtype=torch.float64, generator=rng)
-    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
+    away = offload.offload(net, images, PRESETS["private"], generator=rng)
     away(images)
-    conv, linear = offloaded.layers(away)
+    conv, linear = offload.layers(away)
     n, d = 20 + conv.decoys(32), 20
-    cost = offloaded.cost(conv, d)
+    cost = offload.cost(conv, d)
     assert cost.plain == 2 * 9 * 12  # each of 12 outputs
     assert cost.server == pytest.approx(cost.plain * n / d)
     assert cost.device == pytest.approx(n * n * 32 / d + n * 12)
     assert cost.traffic == pytest.approx(n * (32 + 12) / d)
-    assert offloaded.cost(linear, d).plain == 12 * 5
+    assert offload.cost(linear, d).plain == 12 * 5
 
 
 @pytest.mark.parametrize(("numbers", "outputs", "group"), [(16, 16, 64), (64, 256, 64), (8, 2, 1)])
@@ -108,9 +111,9 @@ def test_a_dense_key_always_costs_the_device_more_than_the_layer(numbers, output
     """Rotating one answer back takes (d + k) N' products; the layer takes N N', and k >= N."""
     net = nn.Sequential(nn.Linear(numbers, outputs))
     images = torch.randn(group, numbers, generator=rng)
-    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
+    away = offload.offload(net, images, PRESETS["private"], generator=rng)
     away(images)
-    cost = offloaded.cost(offloaded.layers(away)[0], group)
+    cost = offload.cost(offload.layers(away)[0], group)
     assert cost.device > cost.plain
 
 
@@ -131,8 +134,8 @@ class Twice(nn.Module):
 def test_every_call_of_a_layer_is_a_release(rng):
     net, images = Twice(), torch.randn(20, 4, generator=rng)
     guarantee = Guarantee(1.0, 1e-6, 1.0)
-    away = offloaded.offload(net, images, guarantee, generator=rng)
-    (layer,) = offloaded.layers(away)
+    away = offload.offload(net, images, guarantee, generator=rng)
+    (layer,) = offload.layers(away)
     heard = []
     layer.listener = lambda *seen: heard.append(seen)
     torch.testing.assert_close(away(images), net(images), atol=1e-3, rtol=1e-3)
@@ -140,17 +143,17 @@ def test_every_call_of_a_layer_is_a_release(rng):
     assert layer.freedom == privacy.freedom_for(1.0, 1e-6, 1.0, releases=2)
     assert layer.freedom > privacy.freedom_for(1.0, 1e-6, 1.0)
     assert away.accountant.get_delta(1.0) <= 1e-6
-    once = offloaded.cost(layer, 20)
+    once = offload.cost(layer, 20)
     layer.calls = layer.calls[:1]
-    assert once.traffic == 2 * offloaded.cost(layer, 20).traffic
+    assert once.traffic == 2 * offload.cost(layer, 20).traffic
 
 
 def test_a_call_that_was_not_counted_is_refused_before_it_sends_anything(rng):
     net, images = Twice(), torch.randn(20, 4, generator=rng)
-    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
+    away = offload.offload(net, images, PRESETS["private"], generator=rng)
     away.network.more = True
     heard = []
-    offloaded.layers(away)[0].listener = lambda *seen: heard.append(seen)
+    offload.layers(away)[0].listener = lambda *seen: heard.append(seen)
     with pytest.raises(InputError, match="called more often"):
         away(images)
     assert len(heard) == 2
@@ -158,8 +161,8 @@ def test_a_call_that_was_not_counted_is_refused_before_it_sends_anything(rng):
 
 def test_a_single_layer_is_offloaded(rng):
     net, images = nn.Linear(6, 3), torch.randn(20, 6, generator=rng)
-    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
-    assert len(offloaded.layers(away)) == 1
+    away = offload.offload(net, images, PRESETS["private"], generator=rng)
+    assert len(offload.layers(away)) == 1
     torch.testing.assert_close(away(images), net(images), atol=1e-3, rtol=1e-3)
 
 
@@ -175,7 +178,7 @@ def test_a_layer_that_the_forward_pass_goes_around_stays_on_the_device(rng):
             return self.head(self.mix(x, x, x)[0].flatten(1))
 
     net, images = Attention().eval(), torch.randn(20, 3, 4, generator=rng)
-    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
+    away = offload.offload(net, images, PRESETS["private"], generator=rng)
     torch.testing.assert_close(away(images), net(images), atol=1e-3, rtol=1e-3)
     assert away.accountant.releases == 1
 
@@ -187,40 +190,40 @@ def test_a_layer_that_is_more_than_its_weights_stays_on_the_device(rng):
 
     net = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), Twice(5, 4)).double().eval()
     images = torch.randn(8, 6, generator=rng, dtype=torch.float64)
-    server = offloaded.offload(net, images, PRESETS["private"], generator=rng)
-    assert len(offloaded.layers(server)) == 1
+    server = offload.offload(net, images, PRESETS["private"], generator=rng)
+    assert len(offload.layers(server)) == 1
     torch.testing.assert_close(server(images), net(images), atol=1e-6, rtol=1e-6)
 
 
 def test_tokens_of_a_query_are_one_part(rng):
     """Inputs (B, T, N) move one part each; (B T, N) would move T of them."""
     net, images = nn.Sequential(nn.Linear(4, 3)), torch.randn(20, 3, 4, generator=rng)
-    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
-    assert offloaded.layers(away)[0].calls == [(12, 9)]
+    away = offload.offload(net, images, PRESETS["private"], generator=rng)
+    assert offload.layers(away)[0].calls == [(12, 9)]
     torch.testing.assert_close(away(images), net(images), atol=1e-3, rtol=1e-3)
     flat = nn.Sequential(nn.Flatten(0, 1), nn.Linear(4, 3))
     with pytest.raises(InputError, match="gets 60 inputs for 20 queries"):
-        offloaded.offload(flat, images, PRESETS["private"])
+        offload.offload(flat, images, PRESETS["private"])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_broken_query_is_refused_by_its_index(value, rng):
     net, images = network(), torch.randn(20, 2, 4, 4, dtype=torch.float64, generator=rng)
-    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
+    away = offload.offload(net, images, PRESETS["private"], generator=rng)
     heard = []
-    offloaded.layers(away)[0].listener = lambda *seen: heard.append(seen)
+    offload.layers(away)[0].listener = lambda *seen: heard.append(seen)
     broken = images.clone()
     broken[[3, 7], 0, 1, 1] = value
     with pytest.raises(InputError, match=r"NaN or infinity in query 3, 7 of 20"):
         away(broken)
     assert not heard
     with pytest.raises(InputError, match=r"NaN or infinity in image of the calibration 3, 7 of 20"):
-        offloaded.offload(net, broken, PRESETS["private"])
+        offload.offload(net, broken, PRESETS["private"])
 
 
 def test_a_query_that_overflows_inside_is_refused_there(rng):
     net, images = network(torch.float32), torch.randn(20, 2, 4, 4, generator=rng)
-    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
+    away = offload.offload(net, images, PRESETS["private"], generator=rng)
     away.network[1] = nn.Softplus(threshold=1e9)  # exp overflows
     away.network[0].layer.bias.data.fill_(1e6)
     with pytest.raises(InputError, match=r"the input of Linear\(.*\) for query 0, 1, 2"):
@@ -229,16 +232,16 @@ def test_a_query_that_overflows_inside_is_refused_there(rng):
 
 def test_training_mode_is_refused(rng):
     net, images = network(), torch.randn(20, 2, 4, 4, dtype=torch.float64, generator=rng)
-    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
+    away = offload.offload(net, images, PRESETS["private"], generator=rng)
     with pytest.raises(InputError, match="call eval"):
         away.train()(images)
 
 
 def test_autocast_rounds_neither_key_nor_decoys(rng):
     net, images = network(torch.float32), torch.randn(20, 2, 4, 4, generator=rng)
-    away = offloaded.offload(net, images, PRESETS["private"], generator=rng)
+    away = offload.offload(net, images, PRESETS["private"], generator=rng)
     heard = []
-    for layer in offloaded.layers(away):
+    for layer in offload.layers(away):
         layer.listener = lambda sent, *_: heard.append(sent)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         answers = away(images)
@@ -250,11 +253,11 @@ def test_autocast_rounds_neither_key_nor_decoys(rng):
 
 def test_deployment_draws_keys_and_decoys_from_the_operating_system(monkeypatch, rng):
     net, images = network(), torch.randn(20, 2, 4, 4, dtype=torch.float64, generator=rng)
-    away = offloaded.offload(net, images, PRESETS["private"])
+    away = offload.offload(net, images, PRESETS["private"])
     asked, heard = [], []
-    source = offloaded.cF.os.urandom
-    monkeypatch.setattr(offloaded.cF.os, "urandom", lambda n: asked.append(n) or source(n))
-    first = offloaded.layers(away)[0]
+    source = offload.cF.os.urandom
+    monkeypatch.setattr(offload.cF.os, "urandom", lambda n: asked.append(n) or source(n))
+    first = offload.layers(away)[0]
     first.listener = lambda sent, *_: heard.append(sent)
     for _ in range(2):
         torch.manual_seed(0)
@@ -266,14 +269,14 @@ def test_deployment_draws_keys_and_decoys_from_the_operating_system(monkeypatch,
 
 def test_no_layer_to_offload_is_refused():
     with pytest.raises(InputError, match="no linear layer"):
-        offloaded.offload(nn.ReLU(), torch.zeros(2, 3), PRESETS["private"])
+        offload.offload(nn.ReLU(), torch.zeros(2, 3), PRESETS["private"])
 
 
 def audited(ratio, freedom, rng, groups=40):
     """An audit of one layer with N = 6 numbers and 30 queries of full norm."""
-    calls = [offloaded.Call(6, 2)]
+    calls = [offload.Call(6, 2)]
     linear = nn.Linear(6, 2).double()
-    layer = offloaded.Layer(linear, freedom, ratio, rng, bound=1.0, calls=calls)
+    layer = offload.Layer(linear, freedom, ratio, rng, bound=1.0, calls=calls)
     gallery = nn.functional.normalize(torch.randn(50, 6, generator=rng).double(), dim=1)
     audit = Audit([gallery])
     layer.listener = audit.hear
@@ -301,7 +304,7 @@ def test_the_audit_identifies_whom_nothing_hides(rng):
 
 def test_the_command_measures_a_trained_network(trained_run, tmp_path, capsys):
     victim = trained_run(tmp_path / "plain", arch="thin4", kind="additional")
-    assert cli.run(offload.main, ["--victim", str(victim), "--group-size", "100"]) == 0
+    assert app.run(measure.offload, ["--victim", str(victim), "--group-size", "100"]) == 0
     shown = capsys.readouterr().out
     assert "same answer as without, %     100.00" in shown
     (row,) = [r for r in results.read_rows(victim / "results.jsonl") if r["name"] == "offload"]
@@ -318,7 +321,7 @@ def test_the_command_measures_a_trained_network(trained_run, tmp_path, capsys):
     # k = N + m - 1 decoys beside 100 queries, N from 16 to 256
     assert (100 + 16 + freedom - 1) / 100 < measured["server_work"]["value"]
     assert measured["server_work"]["value"] < (100 + 256 + freedom - 1) / 100
-    asked = offload.OffloadConfig(victim, group_size=100)
+    asked = offloading.OffloadConfig(victim, group_size=100)
     assert results.measured(asked, "offload")
     assert not results.measured(dataclasses.replace(asked, preset="strict"), "offload")
     assert measured["identified"]["value"] < 0.02
@@ -327,18 +330,18 @@ def test_the_command_measures_a_trained_network(trained_run, tmp_path, capsys):
 
 def test_the_command_refuses_what_it_cannot_offload(trained_run, tmp_path, capsys):
     victim = trained_run(tmp_path / "rotated", arch="thin4", **{"adversarial-weight": 0})
-    assert cli.run(offload.main, ["--victim", str(victim)]) == 2
+    assert app.run(measure.offload, ["--victim", str(victim)]) == 2
     assert "offload a network without rotation" in capsys.readouterr().err
     for words, message in (
         (["--epsilon", "0"], "epsilon must be positive"),
         (["--group-size", "0"], "group_size must be at least 1"),
         (["--delta", "1e-300"], "delta must be at least 1e-290 and below 1"),
     ):
-        assert cli.run(offload.main, ["--victim", str(victim), *words]) == 2
+        assert app.run(measure.offload, ["--victim", str(victim), *words]) == 2
         assert message in capsys.readouterr().err
 
 
 def test_presets_and_their_changes():
-    config = offload.OffloadConfig("victim", preset="strict", ratio=0.5)
+    config = offloading.OffloadConfig("victim", preset="strict", ratio=0.5)
     assert config.guarantee == (0.1, 1e-9, 0.5)
-    assert offload.OffloadConfig("victim").guarantee == PRESETS["private"]
+    assert offloading.OffloadConfig("victim").guarantee == PRESETS["private"]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import complexnn
-from complexnn import functional as cF
-from complexnn import fused, layers
+from complexnn.rotation import functional as cF
+from complexnn.rotation import fused, layers
 
 
 def to_numbers(x):

@@ -7,9 +7,13 @@ import pytest
 import torch
 
 import complexnn
-from complexnn import bench, cli, layers
-from complexnn import functional as cF
-from complexnn.results import read_rows
+from complexnn.commands import app
+from complexnn.commands import bench as bench_command
+from complexnn.commands import train as train_command
+from complexnn.rotation import functional as cF
+from complexnn.rotation import layers
+from complexnn.runs.results import read_rows
+from complexnn.speed import bench
 
 TINY = ["--limit-train", "300", "--device", "cpu", "--epochs", "15", "--groups", "parity"]
 
@@ -18,14 +22,14 @@ TINY = ["--limit-train", "300", "--device", "cpu", "--epochs", "15", "--groups",
 def test_half_precision_trains(tmp_path, kind):
     arguments = [*TINY, "--kind", kind, "--precision", "bf16"]
     arguments += ["--output-dir", str(tmp_path / "r")]
-    assert cli.run(cli.train_main, arguments) == 0
+    assert app.run(train_command.main, arguments) == 0
     first, *_, last = read_rows(tmp_path / "r" / "log.jsonl")
     assert last["train_loss"] < 0.8 * first["train_loss"]
 
 
 def test_fp16_on_a_cpu_is_refused_as_it_would_train_in_fp32(tmp_path, capsys):
     words = ["--device", "cpu", "--precision", "fp16", "--output-dir", str(tmp_path / "run")]
-    assert cli.run(cli.train_main, words) == 2
+    assert app.run(train_command.main, words) == 2
     assert "precision fp16 needs a GPU" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -121,9 +125,9 @@ def graphs(monkeypatch):
 @quiet
 def test_training_compiles_each_part_once_and_evaluation_nothing(graphs, tmp_path):
     argv = ["--epochs", "2", "--limit-train", "200", "--seed", "1", "--output-dir"]
-    assert cli.run(cli.train_main, [*argv, str(tmp_path / "eager")]) == 0
+    assert app.run(train_command.main, [*argv, str(tmp_path / "eager")]) == 0
     assert not graphs
-    assert cli.run(cli.train_main, [*argv, str(tmp_path / "compiled"), "--compile"]) == 0
+    assert app.run(train_command.main, [*argv, str(tmp_path / "compiled"), "--compile"]) == 0
     assert len(graphs) == 2  # LeNet's decoder has no layers
     assert all(isinstance(size, int) for shapes in graphs for shape in shapes for size in shape)
     eager, compiled = (
@@ -142,14 +146,15 @@ def test_the_bench_compiles_more_networks_than_the_compiler_would(graphs):
 def test_compiling_without_a_compiler_is_refused(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert (
-        cli.run(
-            cli.train_main, ["--compile", "--device", "cpu", "--output-dir", str(tmp_path / "run")]
+        app.run(
+            train_command.main,
+            ["--compile", "--device", "cpu", "--output-dir", str(tmp_path / "run")],
         )
         == 2
     )
     assert "leave --compile out" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-    assert cli.run(bench.main, ["--device", "cpu"]) == 2
+    assert app.run(bench_command.main, ["--device", "cpu"]) == 2
     assert "--no-compiled" in capsys.readouterr().err
 
 
@@ -159,4 +164,4 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch, tmp_path, capsys):
 def test_compiled_training_runs(tmp_path):
     torch._dynamo.reset()
     argv = ["--epochs", "1", "--compile", "--output-dir", str(tmp_path)]
-    assert cli.run(cli.train_main, argv) == 0
+    assert app.run(train_command.main, argv) == 0

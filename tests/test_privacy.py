@@ -13,10 +13,13 @@ from scipy.integrate import quad
 from scipy.stats import binom, chi2
 
 import complexnn
-from complexnn import cli, defences, privacy
-from complexnn import functional as cF
+from complexnn import privacy
 from complexnn.attacks import span
+from complexnn.commands import app
+from complexnn.commands import train as train_command
 from complexnn.config import InputError, NetConfig
+from complexnn.networks import defences
+from complexnn.rotation import functional as cF
 
 
 def history(*steps):
@@ -565,5 +568,5 @@ def test_what_a_defence_makes_of_a_query_keeps_to_the_bound(defence, dtype, rng)
 )
 def test_training_says_what_its_decoys_prove(decoys, scale, said, capsys):
     words = ["--arch", "thin4", "--dry-run", "--adversarial-weight", "0", "--gaussian-decoys"]
-    assert cli.run(cli.train_main, [*words, decoys, "--decoy-scale", scale]) == 0
+    assert app.run(train_command.main, [*words, decoys, "--decoy-scale", scale]) == 0
     assert said in capsys.readouterr().err

@@ -6,31 +6,38 @@ from pathlib import Path
 
 import pytest
 
-from complexnn import (
-    bench,
+from complexnn import config
+from complexnn.commands import (
+    app,
     campaign,
-    checkpoints,
-    cli,
-    config,
+    publish,
+    report,
+)
+from complexnn.commands import (
+    attack as attack_command,
+)
+from complexnn.commands import (
+    train as train_command,
+)
+from complexnn.measurements import (
     gaussianity,
     linearity,
-    offload,
-    report,
-    scaling,
+    offloading,
 )
+from complexnn.speed import bench, scaling
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONFIGS = {
     "train.py": config.TrainConfig,
     "attack.py": config.AttackConfig,
-    "attack.py compare": cli.CompareConfig,
+    "attack.py compare": attack_command.CompareConfig,
     "complexnn.bench": bench.BenchConfig,
     "complexnn.campaign": campaign.CampaignConfig,
-    "complexnn.checkpoints": checkpoints.CheckpointsConfig,
+    "complexnn.checkpoints": publish.CheckpointsConfig,
     "complexnn.gaussianity": gaussianity.GaussianityConfig,
     "complexnn.linearity": linearity.LinearityConfig,
-    "complexnn.offload": offload.OffloadConfig,
+    "complexnn.offload": offloading.OffloadConfig,
     "complexnn.report": report.ReportConfig,
     "complexnn.scaling": scaling.ScalingConfig,
 }
@@ -61,7 +68,7 @@ def test_every_command_has_flags_that_exist(words):
         script, flags = f"{script} compare", flags[1:]
     if flags == ["--help"]:
         return
-    cli.parse(CONFIGS[script], cli._bare_resume(flags), script)
+    app.parse(CONFIGS[script], train_command._bare_resume(flags), script)
 
 
 def test_every_script_and_file_is_there():
@@ -73,7 +80,8 @@ def test_every_script_and_file_is_there():
 def test_python_blocks_run_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert (
-        cli.run(cli.train_main, ["--limit-train", "100", "--epochs", "1", "--device", "cpu"]) == 0
+        app.run(train_command.main, ["--limit-train", "100", "--epochs", "1", "--device", "cpu"])
+        == 0
     )
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert blocks

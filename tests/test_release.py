@@ -7,12 +7,12 @@ import pytest
 import torch
 from test_attacks import make_attacker
 
-from complexnn import functional as cF
 from complexnn.attacks import release, roster, scoring, span
 from complexnn.attacks.threat import Seen
 from complexnn.attacks.user import Truth
 from complexnn.metrics import angle_between
-from complexnn.networks.split import Groups
+from complexnn.networks.splitnet import Groups
+from complexnn.rotation import functional as cF
 
 NUMBERS = 60
 

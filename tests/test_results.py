@@ -4,9 +4,9 @@ import subprocess
 
 import pytest
 
-from complexnn import results
 from complexnn.config import InputError
-from complexnn.results import append_row, read_rows
+from complexnn.runs import results
+from complexnn.runs.results import append_row, read_rows
 
 
 def test_the_commit_is_that_of_the_projects_own_clone(tmp_path, monkeypatch):
@@ -16,7 +16,7 @@ def test_the_commit_is_that_of_the_projects_own_clone(tmp_path, monkeypatch):
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
     told = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     for place, commit in (("", told.stdout.strip()), (".venv/site-packages", None)):
-        module = tmp_path / place / "complexnn" / "results.py"
+        module = tmp_path / place / "complexnn" / "runs" / "results.py"
         module.parent.mkdir(parents=True)
         monkeypatch.setattr(results, "__file__", str(module))
         assert results._git_commit() == commit

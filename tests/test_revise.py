@@ -9,9 +9,9 @@ from torch import nn
 from torchvision import models
 
 import complexnn
-from complexnn import functional as cF
-from complexnn import layers
 from complexnn.networks.signs import one_signed
+from complexnn.rotation import functional as cF
+from complexnn.rotation import layers
 
 
 def looks_trained(module):

@@ -2,7 +2,9 @@
 
 import pytest
 
-from complexnn import cli, scaling
+from complexnn.commands import app
+from complexnn.commands import scaling as scaling_command
+from complexnn.speed import scaling
 
 
 def test_a_straight_line_is_found_exactly():
@@ -26,7 +28,7 @@ def test_curves_end_in_a_table_and_a_picture(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(scaling, "AXES", {"images per step": (4, 6), "pixels": (12, 16)})
     picture = tmp_path / "scaling.png"
     words = ["curves", "--rounds", "1", "--device", "cpu", "--picture", str(picture)]
-    assert cli.run(scaling.main, words) == 0
+    assert app.run(scaling_command.main, words) == 0
     out = capsys.readouterr().out
     assert "images per step" in out and "144 to 256" in out
     assert picture.stat().st_size > 1000
@@ -34,7 +36,7 @@ def test_curves_end_in_a_table_and_a_picture(tmp_path, capsys, monkeypatch):
 
 def test_throughput_is_one_line(capsys):
     words = ["throughput", "--rounds", "1", "--batch-size", "4", "--device", "cpu"]
-    assert cli.run(scaling.main, words) == 0
+    assert app.run(scaling_command.main, words) == 0
     assert capsys.readouterr().out.startswith("1 processes of ")
 
 
@@ -42,5 +44,5 @@ def test_throughput_is_one_line(capsys):
     "words", [["curves", "--batch-size", "64"], ["throughput", "--picture", "no.png"]]
 )
 def test_flags_that_would_be_ignored_are_refused(words, capsys):
-    assert cli.run(scaling.main, words) == 2
+    assert app.run(scaling_command.main, words) == 2
     assert "does not apply to" in capsys.readouterr().err

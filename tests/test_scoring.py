@@ -7,7 +7,7 @@ from test_attacks import CPU, make_attacker, make_user
 from complexnn.attacks import keys, scoring
 from complexnn.attacks.fitting import Observation
 from complexnn.attacks.threat import Answer
-from complexnn.images import ImageSet
+from complexnn.data.images import ImageSet
 
 SETTINGS = [{}, {"dim": 4, "group": "packed"}, {"kind": "additional"}]
 

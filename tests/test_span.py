@@ -10,9 +10,9 @@ from scipy.stats import wishart
 from test_attacks import make_attacker, make_user
 
 import complexnn
-from complexnn import functional as cF
 from complexnn.attacks import scoring, span
 from complexnn.attacks.threat import Answer
+from complexnn.rotation import functional as cF
 
 NUMBERS = 16
 

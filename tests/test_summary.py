@@ -8,22 +8,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from complexnn import (
-    checkpoints,
-    cli,
-    figures,
-    gaussianity,
-    published,
+from complexnn.attacks import worst
+from complexnn.commands import (
+    app,
+    publish,
     report,
-    results,
+)
+from complexnn.config import DataConfig, InputError, NetConfig, TrainConfig, from_dict, to_dict
+from complexnn.measurements import gaussianity
+from complexnn.networks.costs import dissect
+from complexnn.report import (
+    figures,
+    paper,
     summary,
     verdicts,
-)  # fmt: skip
-from complexnn.attacks import worst
-from complexnn.attacks.pictures import keep_pixels, read_pixels
-from complexnn.config import DataConfig, InputError, NetConfig, TrainConfig, from_dict, to_dict
-from complexnn.networks.anatomy import dissect
-from complexnn.training import evaluate
+)
+from complexnn.runs import results  # fmt: skip
+from complexnn.runs.pictures import keep_pixels, read_pixels
+from complexnn.training.loop import evaluate
 
 ROOT = Path(__file__).parent.parent
 
@@ -116,18 +118,18 @@ def test_each_run_stands_beside_its_command(runs):
 def test_the_tables_are_put_between_the_marks(runs, tmp_path, capsys):
     page = tmp_path / "page.md"
     page.write_text(f"before\n{summary.MARKS[0]}\nyesterday\n{summary.MARKS[1]}\nafter\n")
-    assert cli.run(report.main, ["summary", str(runs), "--into", str(page)]) == 0
+    assert app.run(report.main, ["summary", str(runs), "--into", str(page)]) == 0
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "yesterday" not in text
     assert "holds in part" in text
     page.write_text("no marks\n")
-    assert cli.run(report.main, ["summary", str(runs), "--into", str(page)]) == 2
+    assert app.run(report.main, ["summary", str(runs), "--into", str(page)]) == 2
     assert page.read_text() == "no marks\n"
-    assert cli.run(report.main, ["tables", str(runs), "--into", str(page)]) == 2
+    assert app.run(report.main, ["tables", str(runs), "--into", str(page)]) == 2
     capsys.readouterr()
-    assert cli.run(report.main, ["summary", str(runs), "--into", str(tmp_path / "no.md")]) == 2
+    assert app.run(report.main, ["summary", str(runs), "--into", str(tmp_path / "no.md")]) == 2
     assert "there is no page" in capsys.readouterr().err
     assert not (tmp_path / "no.md").exists()
 
@@ -146,16 +148,16 @@ def test_the_frontier_sets_use_against_leakage(runs, tmp_path, capsys):
     assert (work, angle, again) == ("2.00", "0.050 (1.571)", "0.000 (1.571)")
     assert by_name["additional"][3:5] == ("100 [97, 103]", "1.00")
 
-    caption = figures.frontier(published.collect([runs]), tmp_path / "frontier.svg")
+    caption = figures.frontier(paper.collect([runs]), tmp_path / "frontier.svg")
     assert "lenet, digits, 20 epochs" in caption
     assert "95 % intervals" in caption
     assert "<svg" in (tmp_path / "frontier.svg").read_text()
     page = tmp_path / "page.md"
     page.write_text(f"{summary.MARKS[0]}\n{summary.MARKS[1]}\n")
-    assert cli.run(report.main, ["frontier", str(runs), "--into", str(page)]) == 0
+    assert app.run(report.main, ["frontier", str(runs), "--into", str(page)]) == 0
     assert "Use against leakage" in page.read_text()
     with pytest.raises(InputError, match="beside it was attacked"):
-        figures.frontier(published.collect([tmp_path / "alone"]), tmp_path / "none.svg")
+        figures.frontier(paper.collect([tmp_path / "alone"]), tmp_path / "none.svg")
 
 
 def test_only_networks_that_were_trained_as_long_are_compared(runs, tmp_path):
@@ -218,13 +220,13 @@ def test_pixels_come_back_in_their_order(tmp_path):
 
 
 def test_figures_are_drawn_and_their_captions_say_what_they_stand_on(runs, tmp_path):
-    ours = published.collect([runs])
+    ours = paper.collect([runs])
     every = figures.grids(ours)
     assert sorted(every) == ["lenet-digits", "lenet-digits-by-parity"]
     shown = every["lenet-digits"]
     assert [r.config.net.kind for r in shown] == ["original", "additional", "complex"]
     run(tmp_path / "a-short-budget", 0.3, limit=200, attacks=[inversion(20)])  # read first
-    whole = figures.grids(published.collect([tmp_path]))["lenet-digits"]
+    whole = figures.grids(paper.collect([tmp_path]))["lenet-digits"]
     assert [r.config.net.kind for r in whole] == ["original", "additional", "complex"]
     captions = [
         figures.structure(tmp_path / "structure.svg"),
@@ -263,7 +265,7 @@ def test_the_notebook_shows_what_the_committed_rows_say():
     shown = ["".join(o["data"]["text/html"]) for o in outputs if "text/html" in o.get("data", {})]
     folder = [ROOT / "checkpoints"]
     tables = [f(folder) for f in (summary.verdict_table, summary.main_table, summary.short_table)]
-    for table in [*tables, *published.tables(folder)]:
+    for table in [*tables, *paper.tables(folder)]:
         assert table.as_html() in shown
     assert not [o for o in outputs if o["output_type"] == "error"]
 
@@ -273,7 +275,7 @@ def test_published_networks_reach_their_rows():
     """Every network whose data are at hand, tested again: within 0.05 points of its row. CIFAR-10
     (JPEG) is looked for where CIFAR10_JPEG says."""
     tested = []
-    for name in checkpoints.read_manifest(ROOT / "checkpoints"):
+    for name in publish.read_manifest(ROOT / "checkpoints"):
         folder = ROOT / "checkpoints" / name
         if not (folder / "model.safetensors").is_file():
             continue
@@ -282,7 +284,7 @@ def test_published_networks_reach_their_rows():
         place = os.environ.get("CIFAR10_JPEG") if config.data.dataset == "folder" else None
         try:
             device = torch.device("cpu")
-            net, dataset = cli.open_run(folder, Path(place) if place else None, device)
+            net, dataset = app.open_run(folder, Path(place) if place else None, device)
         except InputError:
             continue  # the data are not here
         again = evaluate(net, dataset.test, device, draws=config.draws, seed=config.seed)
@@ -357,8 +359,8 @@ def test_the_pages_say_what_the_rows_of_the_large_network_say():
 )
 def test_the_readme_says_what_the_rows_of_noise_say(family, gamma):
     page = " ".join((ROOT / "README.md").read_text().split())
-    ours = published.collect([ROOT / "checkpoints" / family])
-    (found,) = published.by_network(ours).values()
+    ours = paper.collect([ROOT / "checkpoints" / family])
+    (found,) = paper.by_network(ours).values()
     said = []
     for label in (gamma, "complex d=2 decoy"):
         errors = [rows["task"]["metrics"]["error"]["value"] for rows in found[label].rows]
@@ -504,9 +506,9 @@ def test_the_write_up_says_what_the_rows_of_linear_paths_say():
         for runs in seeds_of_thin4("complex d=2 decoy mixing gates", "local", "additional")
     )
     said = f"is at {local:.1f} and, over three other initialisations, at "
-    assert f"{said}{published.mean_std(other, 1)} %" in page
+    assert f"{said}{paper.mean_std(other, 1)} %" in page
     assert f"{decoy:.1f} % error at d = 2 and {packed:.1f} % at d = 8" in page
-    said = f"{published.mean_std(without, 1)} % without that map and {mixing:.1f} % with it"
+    said = f"{paper.mean_std(without, 1)} % without that map and {mixing:.1f} % with it"
     assert said in page
     mean = [100 * r["linearity"]["error_of_the_mean_matrix"]["value"] for r in found[:3]]
     assert "these are at {:.1f}, {:.1f} and {:.1f} %".format(*mean) in page
@@ -519,7 +521,7 @@ def test_the_write_up_says_what_the_rows_of_linear_paths_say():
 
 def seeds_of_thin4(*labels):
     """Published runs of `thin4` after five epochs, by what is released."""
-    ours = published.collect([ROOT / "checkpoints" / "beyond" / "thin4"])
+    ours = paper.collect([ROOT / "checkpoints" / "beyond" / "thin4"])
     plain = [r for r in ours if r.config.net.label in labels and r.config.data.groups is None]
     assert all(sorted(r.seeds) == [0, 1, 2] for r in plain)
     by_label = {runs.config.net.label: runs for runs in plain}

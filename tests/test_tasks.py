@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from complexnn import tasks
+from complexnn.data import tasks
 
 
 def test_losses_are_those_of_torch():

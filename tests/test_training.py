@@ -16,12 +16,15 @@ from accelerate import Accelerator
 from PIL import Image
 
 import complexnn
-from complexnn import adversaries, bench, checkpoint, data, training
-from complexnn import functional as cF
 from complexnn.config import AttackConfig, DataConfig, InputError, NetConfig, TrainConfig
-from complexnn.images import Batch, ImageSet
+from complexnn.data import datasets
+from complexnn.data.images import Batch, ImageSet
 from complexnn.networks.modules import Critic
-from complexnn.networks.split import Groups
+from complexnn.networks.splitnet import Groups
+from complexnn.rotation import functional as cF
+from complexnn.runs import checkpoint
+from complexnn.speed import bench
+from complexnn.training import loop, terms
 
 CPU = torch.device("cpu")
 
@@ -37,14 +40,14 @@ def config(**settings):
 def term_and_step(settings):
     torch.manual_seed(0)
     net = complexnn.build(settings.net).train()
-    (term,) = adversaries.make_terms(settings, CPU)
+    (term,) = terms.make_terms(settings, CPU)
     return net, term, one_step(net, torch.rand(16, 1, 8, 8))
 
 
 def one_step(net, images, number=0):
     rng = torch.Generator().manual_seed(0)
     groups = net.group(net.features(images), generator=rng)
-    return adversaries.Step(number, images, groups, net.rotate(groups, generator=rng)[0])
+    return terms.Step(number, images, groups, net.rotate(groups, generator=rng)[0])
 
 
 @pytest.mark.parametrize("constraint", ["gradient-penalty", "weight-clipping"])
@@ -68,8 +71,8 @@ def test_the_adversarial_term_reaches_the_encoder_and_only_it(net, constraint, r
 
 
 def test_switching_the_term_off_removes_it():
-    assert adversaries.make_terms(config(adversarial_weight=0.0), CPU) == []
-    assert adversaries.make_terms(config(net={"kind": "additional"}), CPU) == []
+    assert terms.make_terms(config(adversarial_weight=0.0), CPU) == []
+    assert terms.make_terms(config(net={"kind": "additional"}), CPU) == []
 
 
 def test_every_nth_step_has_the_term(rng):
@@ -87,7 +90,7 @@ def test_weight_clipping_clips(rng):
 
 def test_true_and_wrong_features_are_what_keys_would_show(rng):
     parts = torch.randn(6, 2, 3, 4, 4)
-    shown = cF.rotate(parts, adversaries.views(6, 2, 1, 5, rng))
+    shown = cF.rotate(parts, terms.views(6, 2, 1, 5, rng))
     assert shown.shape == (6, 6, 3, 4, 4)
     torch.testing.assert_close(shown[:, 0], parts[:, 0], atol=1e-6, rtol=0)
     for group, features in zip(parts, shown, strict=True):
@@ -108,8 +111,8 @@ def test_the_terms_gradient_is_that_of_the_gap(net, rng):
     (fast,) = torch.autograd.grad(value, parts)
     queries = 3 if net else 1
     again = torch.Generator().manual_seed(0)
-    matrix = adversaries.views(*parts.shape[:2], queries, 5, again)
-    gap = adversaries.wasserstein_gap(before, cF.rotate(parts, matrix), queries)
+    matrix = terms.views(*parts.shape[:2], queries, 5, again)
+    gap = terms.wasserstein_gap(before, cF.rotate(parts, matrix), queries)
     (slow,) = torch.autograd.grad(gap, parts)
     assert value.item() == pytest.approx(gap.item(), abs=1e-6)
     torch.testing.assert_close(fast, slow, atol=1e-7, rtol=1e-4)
@@ -120,33 +123,33 @@ def test_gradient_penalty_of_a_linear_critic_is_known(rng):
         def forward(self, feature):
             return 3 * feature.flatten(1).sum(1)
 
-    penalty = adversaries.gradient_penalty(Linear(3, (4, 4)), torch.randn(8, 2, 3, 4, 4), 1, rng)
+    penalty = terms.gradient_penalty(Linear(3, (4, 4)), torch.randn(8, 2, 3, 4, 4), 1, rng)
     torch.testing.assert_close(penalty, torch.tensor((3 * 48 - 1.0) ** 2), rtol=1e-4, atol=0)
 
 
 def test_a_critic_learns_to_tell_true_from_wrong(rng):
     """Positive features beside their signed mixtures: the gap must open."""
     settings = config(critic_lr=2e-3)
-    (term,) = adversaries.make_terms(settings, CPU)
+    (term,) = terms.make_terms(settings, CPU)
     for _ in range(150):
         parts = torch.rand(32, 2, 32, 4, 4)
         groups = Groups(parts, torch.arange(64).view(32, 2), 32)
-        gap = term.loss(adversaries.Step(0, parts, groups, parts), rng)
+        gap = term.loss(terms.Step(0, parts, groups, parts), rng)
     assert gap > 0.2
 
 
 def begin(settings):
     """A run before its first step, and its data."""
     torch.manual_seed(settings.seed)
-    dataset = data.load(DataConfig(limit_train=300))
+    dataset = datasets.load(DataConfig(limit_train=300))
     net = complexnn.build(settings.net)
     steps = dataset.train.steps(settings.batch_size)
-    return training.Training(net, settings, Accelerator(cpu=True), steps), dataset
+    return loop.Training(net, settings, Accelerator(cpu=True), steps), dataset
 
 
 def fit(settings, rows):
     run, dataset = begin(settings)
-    training.fit(run, dataset, on_epoch=rows.append, save=lambda: None)
+    loop.fit(run, dataset, on_epoch=rows.append, save=lambda: None)
     return run.net
 
 
@@ -174,12 +177,12 @@ def test_images_read_by_workers_train_the_same_network(tmp_path, monkeypatch):
     settings = dataclasses.replace(config(), batch_size=16, epochs=1)
 
     def trained(limit, workers):
-        monkeypatch.setattr(data, "MEMORY_LIMIT", limit)
-        images = data.load(DataConfig(dataset="folder", data_dir=tmp_path), workers=workers)
+        monkeypatch.setattr(datasets, "MEMORY_LIMIT", limit)
+        images = datasets.load(DataConfig(dataset="folder", data_dir=tmp_path), workers=workers)
         torch.manual_seed(0)
         net = complexnn.build(settings.net)
-        run = training.Training(net, settings, Accelerator(cpu=True), images.train.steps(16))
-        training.fit(run, images, on_epoch=lambda row: None, save=lambda: None)
+        run = loop.Training(net, settings, Accelerator(cpu=True), images.train.steps(16))
+        loop.fit(run, images, on_epoch=lambda row: None, save=lambda: None)
         return net.state_dict()
 
     resident = trained(1 << 20, 0)
@@ -209,7 +212,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, net, other,
         _stop_at(run, dataset, stop_after, broken, tmp_path)
     run, dataset = begin(settings)
     run.restore(checkpoint.load_state(tmp_path))
-    training.fit(run, dataset, on_epoch=broken.append, save=lambda: None)
+    loop.fit(run, dataset, on_epoch=broken.append, save=lambda: None)
 
     assert json.dumps(broken) == json.dumps(whole)
     a, b = unbroken.state_dict(), run.net.state_dict()
@@ -227,7 +230,7 @@ def test_a_runs_time_counts_what_was_before_an_interruption():
 
 
 def test_a_run_that_died_between_an_epochs_last_step_and_its_end_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)  # saves at every step
+    monkeypatch.setattr(loop, "SAVE_SECONDS", -1.0)  # saves at every step
     rows, after = [], []
     run, dataset = begin(config())
 
@@ -235,11 +238,11 @@ def test_a_run_that_died_between_an_epochs_last_step_and_its_end_goes_on(tmp_pat
         if run.step == run.steps and run.epoch == 1:
             checkpoint.save_state(tmp_path, run.state())
 
-    training.fit(run, dataset, on_epoch=rows.append, save=save)
+    loop.fit(run, dataset, on_epoch=rows.append, save=save)
     again, dataset = begin(config())
     again.restore(checkpoint.load_state(tmp_path))
     assert (again.epoch, again.step) == (1, again.steps)
-    training.fit(again, dataset, on_epoch=after.append, save=lambda: None)
+    loop.fit(again, dataset, on_epoch=after.append, save=lambda: None)
     assert json.dumps(after) == json.dumps(rows)
     a, b = run.net.state_dict(), again.net.state_dict()
     assert all(torch.equal(a[k], b[k]) for k in a)
@@ -247,27 +250,27 @@ def test_a_run_that_died_between_an_epochs_last_step_and_its_end_goes_on(tmp_pat
 
 def _stop_at(run, dataset, total_steps, rows, folder):
     """Train until ``total_steps`` steps are done since the beginning, then send SIGTERM."""
-    step = training.train_step
+    step = loop.train_step
 
     def counted(run, batch):
         step(run, batch)
         if (run.epoch - 1) * run.steps + run.step == total_steps:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    training.train_step = counted
+    loop.train_step = counted
     try:
-        with pytest.raises(training.Interrupted):
-            training.fit(
+        with pytest.raises(loop.Interrupted):
+            loop.fit(
                 run, dataset, on_epoch=rows.append,
                 save=lambda: checkpoint.save_state(folder, run.state()),
             )  # fmt: skip
     finally:
-        training.train_step = step
+        loop.train_step = step
 
 
 def test_randomness_depends_on_the_place_alone():
     def first(*where):
-        return torch.rand(1, generator=training.random_for("keys", *where)).item()
+        return torch.rand(1, generator=loop.random_for("keys", *where)).item()
 
     assert first(0, 1, 2, 0) == first(0, 1, 2, 0)
     places = [(s, e, t, r) for s in (0, 1) for e in (1, 2) for t in (0, 1) for r in (0, 1)]
@@ -277,15 +280,15 @@ def test_randomness_depends_on_the_place_alone():
 def test_places_of_different_length_are_different_streams():
     where = [(), (0,), (0, 0), (3,), (3, 0), (3, 0, 0), (1, 1 << 32), (1, 0, 1), (1 << 32, 1)]
     where += [("3",), ("3", 0), ("a", "b"), ("ab",)]
-    seeds = {training.random_for("keys", *place).initial_seed() for place in where}
+    seeds = {loop.random_for("keys", *place).initial_seed() for place in where}
     assert len(seeds) == len(where)
-    assert training.random_for("keys", np.int64(3)).initial_seed() in seeds
+    assert loop.random_for("keys", np.int64(3)).initial_seed() in seeds
     with pytest.raises(ValueError, match="order, augment"):
-        training.random_for("kyes", 0)
+        loop.random_for("kyes", 0)
 
 
 def test_one_cycle_rises_and_falls():
-    rates = [training.one_cycle(i / 100) for i in range(101)]
+    rates = [loop.one_cycle(i / 100) for i in range(101)]
     assert rates[0] == pytest.approx(0.04)
     assert max(rates) == rates[25] == pytest.approx(1)
     assert rates[100] == pytest.approx(0)
@@ -307,8 +310,8 @@ def test_a_diverging_loss_stops_the_run_and_names_the_step():
 def test_evaluation_changes_nothing_and_repeats(rng):
     net = complexnn.build(config().net).train()
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    dataset = data.load(DataConfig())
-    first, second = (training.evaluate(net, dataset.test, CPU, draws=2, seed=5) for _ in range(2))
+    dataset = datasets.load(DataConfig())
+    first, second = (loop.evaluate(net, dataset.test, CPU, draws=2, seed=5) for _ in range(2))
     assert first == second
     assert net.training
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
@@ -340,34 +343,34 @@ def test_evaluation_reads_every_image_once(net, count):
 
     net.features = remember
     net.decode = lambda hidden, key: answer(seen[-1])
-    tested = training.evaluate(net, images, CPU, draws=2, seed=0)
+    tested = loop.evaluate(net, images, CPU, draws=2, seed=0)
     assert tested["draws"] == [0, 0]
     assert torch.equal(torch.cat(seen).sort().values, labels[:count].repeat_interleave(2))
 
 
 @pytest.mark.parametrize(("counterparts", "differs"), [("blocks", True), ("batch", False)])
 def test_every_draw_packs_queries_in_other_company(counterparts, differs):
-    images, order = data.load(DataConfig()).test, []
+    images, order = datasets.load(DataConfig()).test, []
     net = complexnn.build(config(net={"group": "packed", "counterparts": counterparts}).net)
     features = net.features
     net.features = lambda batch: order.append(batch) or features(batch)
-    training.evaluate(net, images, CPU, draws=2, seed=0)
+    loop.evaluate(net, images, CPU, draws=2, seed=0)
     first, second = torch.cat(order).split(len(images))
     assert torch.equal(first, second) != differs
 
 
 def test_copies_in_a_test_set_do_not_stop_a_measurement_of_accuracy():
-    dataset = data.load(DataConfig())
+    dataset = datasets.load(DataConfig())
     net = complexnn.build(config(net={"dim": 4}).net)
     same = dataset.test.subset(torch.zeros(9, dtype=torch.long))
-    assert len(training.evaluate(net, same, CPU, draws=1, seed=0)["draws"]) == 1
+    assert len(loop.evaluate(net, same, CPU, draws=1, seed=0)["draws"]) == 1
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 7, 64, 300])
 @pytest.mark.parametrize("count", [300, 301, 599, 1000, 2049])
 def test_chunks_hold_whole_groups_and_every_index(dim, count):
-    index, size = torch.randperm(count), training.eval_batch(dim)
-    chunks = training.whole_chunks(index, size, dim)
+    index, size = torch.randperm(count), loop.eval_batch(dim)
+    chunks = loop.whole_chunks(index, size, dim)
     assert torch.equal(torch.cat(chunks), index)
     assert size % dim == 0
     assert all(len(chunk) % dim == 0 for chunk in chunks[:-1])
@@ -392,26 +395,26 @@ def test_groups_that_a_share_or_a_set_cannot_fill_are_refused(
     processes, settings, message, monkeypatch
 ):
     monkeypatch.setattr(cF, "processes", lambda: processes)
-    dataset = data.load(DataConfig(limit_train=300))
+    dataset = datasets.load(DataConfig(limit_train=300))
     made = dataclasses.replace(config(net=settings.pop("net", {})), **settings)
     if message is None:
-        training.check_groups(dataset, made)
+        loop.check_groups(dataset, made)
         return
     with pytest.raises(InputError, match=message):
-        training.check_groups(dataset, made)
+        loop.check_groups(dataset, made)
 
 
 def test_the_time_left_counts_the_final_test(monkeypatch, caplog):
     """Ten seconds for 30 validation images: six minutes for three draws of 360 test images."""
     clock = {"now": 0.0}
-    evaluate = training.evaluate
+    evaluate = loop.evaluate
 
     def slow(*args, **kwargs):
         clock["now"] += 10
         return evaluate(*args, **kwargs)
 
-    monkeypatch.setattr(training, "evaluate", slow)
-    monkeypatch.setattr(training.time, "monotonic", lambda: clock["now"])
+    monkeypatch.setattr(loop, "evaluate", slow)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: clock["now"])
     with caplog.at_level("INFO", logger="complexnn"):
         fit(dataclasses.replace(config(), epochs=1), [])
     assert caplog.messages[-1].endswith("6 min 0 s left")
@@ -426,9 +429,9 @@ def test_evaluation_shows_how_far_it_is(monkeypatch):
         shown.append(what)
         return items
 
-    monkeypatch.setattr(training, "track", track)
-    images = data.load(DataConfig()).test
-    training.evaluate(complexnn.build(config().net), images, CPU, draws=2, seed=0)
+    monkeypatch.setattr(loop, "track", track)
+    images = datasets.load(DataConfig()).test
+    loop.evaluate(complexnn.build(config().net), images, CPU, draws=2, seed=0)
     assert shown == ["test, draw 1 of 2", "test, draw 2 of 2"]
 
 
@@ -442,21 +445,21 @@ def test_the_memory_that_is_asked_for_is_less_than_a_step_takes(arch, net):
     run, _ = begin(dataclasses.replace(settings, net=net, **critic))
     batch = Batch(torch.rand(64, 1, 32, 32), torch.arange(64) % 10, torch.arange(64) % 10)
     weights = 4 * sum(p.numel() for p in run.net.parameters())  # there before the step
-    taken = bench.peak_bytes(lambda: training.train_step(run, batch), CPU) + weights
-    assert taken / 6 < training.memory_needed(run.config, 64) < taken
+    taken = bench.peak_bytes(lambda: loop.train_step(run, batch), CPU) + weights
+    assert taken / 6 < loop.memory_needed(run.config, 64) < taken
 
 
 def test_a_training_that_cannot_fit_is_refused(monkeypatch):
-    monkeypatch.setattr(training, "memory_free", lambda device: 1e6)
+    monkeypatch.setattr(loop, "memory_free", lambda device: 1e6)
     with pytest.raises(InputError, match=r"images of 8x8 need more than .* lower --batch-size"):
-        training.check_memory(config(), CPU)
-    monkeypatch.setattr(training, "memory_free", lambda device: None)  # not known
-    training.check_memory(config(), CPU)
+        loop.check_memory(config(), CPU)
+    monkeypatch.setattr(loop, "memory_free", lambda device: None)  # not known
+    loop.check_memory(config(), CPU)
 
 
 def test_norm_scales_and_biases_are_not_decayed():
     net = complexnn.build("resnet20", kind="original")
-    decayed, others = training.weight_groups(net, 0.1)
+    decayed, others = loop.weight_groups(net, 0.1)
     assert decayed["weight_decay"] == 0.1
     assert others["weight_decay"] == 0
     assert all(p.dim() <= 1 for p in others["params"])

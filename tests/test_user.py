@@ -9,13 +9,17 @@ import torch
 from test_attacks import make_attacker, make_user
 
 import complexnn
-from complexnn import cli, data, metrics, results
-from complexnn.attacks import suite, worst
+from complexnn import metrics
+from complexnn.attacks import evaluation, worst
 from complexnn.attacks.fitting import Knowledge, together, whole_groups
 from complexnn.attacks.user import Truth
+from complexnn.commands import app
+from complexnn.commands import attack as attack_command
 from complexnn.config import AttackConfig, DataConfig, InputError
-from complexnn.images import Batch
-from complexnn.networks.split import Key
+from complexnn.data import datasets
+from complexnn.data.images import Batch
+from complexnn.networks.splitnet import Key
+from complexnn.runs import results
 
 PACKED = {"dim": 8, "group": "packed"}
 
@@ -120,7 +124,7 @@ def test_images_that_share_a_key_count_as_one():
     groups = torch.arange(40).repeat_interleave(8)
     order = torch.randperm(320)
     values, groups = each.repeat_interleave(8)[order], groups[order]
-    over_groups = suite.interval("rmse", values.unsqueeze(0), groups.unsqueeze(0))
+    over_groups = evaluation.interval("rmse", values.unsqueeze(0), groups.unsqueeze(0))
     alone = metrics.mean_interval(each)
     over_images = metrics.mean_interval(values)
     assert over_groups == pytest.approx(alone, abs=0.01)
@@ -130,13 +134,13 @@ def test_images_that_share_a_key_count_as_one():
 def test_more_draws_of_groups_do_not_narrow_the_interval():
     values = torch.rand(40).repeat_interleave(8)
     groups = torch.arange(40).repeat_interleave(8)
-    one = suite.interval("rmse", values.expand(1, -1), groups.expand(1, -1))
-    five = suite.interval("rmse", values.expand(5, -1), groups.expand(5, -1))
+    one = evaluation.interval("rmse", values.expand(1, -1), groups.expand(1, -1))
+    five = evaluation.interval("rmse", values.expand(5, -1), groups.expand(5, -1))
     assert five == pytest.approx(one)
 
 
 def test_what_is_measured_lands_at_its_image():
-    found = suite.Columns(2, 4)
+    found = evaluation.Columns(2, 4)
     for draw, index in ((0, [0, 1]), (0, [2, 3]), (1, [3, 0]), (1, [2, 1])):
         index = torch.tensor(index)
         found.note(draw, index, {"rmse": 10.0 * draw + index, "logits": index.expand(2, 2).T})
@@ -147,14 +151,16 @@ def test_what_is_measured_lands_at_its_image():
 def test_attacks_are_judged_on_whole_groups_and_on_sixteen(tmp_path):
     attacker, _ = make_attacker(tmp_path, budget="standard", **PACKED)
     net, config = attacker.victim, attacker.config
-    assert suite.judged(config, net, 10_000) == 2000
-    assert suite.judged(config, net, 10_000, slow=True) == 128  # 16 groups, where 100 would be 12
-    assert suite.judged(config, net, 77) == 72
+    assert evaluation.judged(config, net, 10_000) == 2000
+    assert (
+        evaluation.judged(config, net, 10_000, slow=True) == 128
+    )  # 16 groups, where 100 would be 12
+    assert evaluation.judged(config, net, 77) == 72
     assert together(net) == 8
 
 
 def attack(*words):
-    return cli.run(cli.attack_main, [*map(str, words), "--device", "cpu", "--steps", "2"])
+    return app.run(attack_command.main, [*map(str, words), "--device", "cpu", "--steps", "2"])
 
 
 @pytest.mark.parametrize(
@@ -177,9 +183,9 @@ def test_tables_name_an_image_by_its_place_in_the_test_set(tmp_path, trained_run
     """A victim is judged on whole groups of it, a control on all: places in either are others."""
     victim = trained_run(tmp_path / "run", dim=7, group="packed")
     assert attack("span", "--victim", victim, "--draws", 1) == 0
-    net, dataset = cli.open_run(victim, None, torch.device("cpu"))
+    net, dataset = app.open_run(victim, None, torch.device("cpu"))
     config = AttackConfig("span", victim=victim)
-    judged = suite.judged_images(config, net.config, dataset).tolist()
+    judged = evaluation.judged_images(config, net.config, dataset).tolist()
     assert len(judged) < len(dataset.test)
     table = worst.table_path(victim, "span")
     with table.open() as file:
@@ -197,10 +203,10 @@ def test_groups_that_no_data_could_fill_are_refused(tmp_path):
         images["test"] = whole.test.subset(torch.arange(340))
         data = dataclasses.replace(whole, **images)
         if refused is None:
-            suite.check(attacker.config, net, data, (data.train, data.validation))
+            evaluation.check(attacker.config, net, data, (data.train, data.validation))
             continue
         with pytest.raises(InputError, match=refused):
-            suite.check(attacker.config, net, data, (data.train, data.validation))
+            evaluation.check(attacker.config, net, data, (data.train, data.validation))
 
 
 def test_nothing_is_written_for_an_attack_that_is_refused(tmp_path, trained_run):
@@ -211,7 +217,7 @@ def test_nothing_is_written_for_an_attack_that_is_refused(tmp_path, trained_run)
 
 
 def test_copies_among_the_attackers_own_images_do_not_end_a_training():
-    images = data.load(DataConfig()).train.subset(torch.zeros(8, dtype=torch.long))
+    images = datasets.load(DataConfig()).train.subset(torch.zeros(8, dtype=torch.long))
     net = complexnn.build("lenet", num_classes=10, in_channels=1, image_size=(8, 8),
                           mean=(0.3,), std=(0.4,)).eval()  # fmt: skip
     know = Knowledge(net, images, images, torch.device("cpu"))

@@ -9,11 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from complexnn import cli, report, verdicts
 from complexnn.attacks import worst
 from complexnn.attacks.roster import ROSTER, applicable
+from complexnn.commands import (
+    app,
+    report,
+)
+from complexnn.commands import (
+    attack as attack_command,
+)
 from complexnn.config import NetConfig, TrainConfig, to_dict
-from complexnn.results import read_rows
+from complexnn.report import verdicts
+from complexnn.runs.results import read_rows
 
 ROOT = Path(__file__).parent.parent
 
@@ -368,7 +375,7 @@ def runs(tmp_path):
 def test_runs_are_compared_in_a_table_and_a_picture(runs, capsys):
     picture = runs / "compare.png"
     argv = ["compare", str(runs / "a"), str(runs / "b"), "--picture", str(picture)]
-    assert cli.run(cli.attack_main, argv) == 0
+    assert app.run(attack_command.main, argv) == 0
     out = capsys.readouterr().out
     assert "lenet additional" in out
     assert "20 dB (12) by dec(x)" in out
@@ -391,9 +398,9 @@ def test_where_the_system_is_not_utf8_tables_are_shown_and_files_keep_their_lett
     shown = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii", errors=errors))
     monkeypatch.setattr(io, "text_encoding", lambda encoding, level=2: encoding or "ascii")
-    assert cli.run(cli.attack_main, ["compare", str(runs / "a")]) == 0
+    assert app.run(attack_command.main, ["compare", str(runs / "a")]) == 0
     words = ["summary", runs, "--html", page, "--markdown", runs / "t.md", "--into", readme]
-    assert cli.run(report.main, list(map(str, words))) == 0
+    assert app.run(report.main, list(map(str, words))) == 0
     sys.stdout.flush()
     told = shown.getvalue().decode("ascii")
     assert "noisy \\u03b3=0.2" in told
@@ -409,7 +416,7 @@ def test_where_the_system_is_not_utf8_tables_are_shown_and_files_keep_their_lett
 def test_what_cannot_be_compared_is_named(runs, capsys, folder, message):
     (runs / "c").mkdir()
     (runs / "c" / "model.safetensors").write_bytes(b"c")
-    assert cli.run(cli.attack_main, ["compare", str(runs / folder)]) == 2
+    assert app.run(attack_command.main, ["compare", str(runs / folder)]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -418,28 +425,28 @@ def test_an_evaluation_that_leaks_is_flagged(truth, flagged):
     """Answers that fit another query's truth better than blind ones do; and blind answers."""
     import torch
 
-    from complexnn.attacks import roster, suite
+    from complexnn.attacks import evaluation, roster
 
     attack = next(a for a in roster.ROSTER if a.name == "angle phase")
     centre = 0.8 if flagged else 1.5708
     others = {"angle_error": centre + 0.9 * torch.randn(1, 200)}
     measured = {"angle_error": numbers(0.1, chance=1.5708)}
-    assert bool(suite._flags({}, attack, measured, others)) == flagged
+    assert bool(evaluation._flags({}, attack, measured, others)) == flagged
     # Two groups say nothing, and so no more than that they are two.
     two = torch.arange(200).view(1, -1) // 100
-    assert len(suite._flags({}, attack, measured, others, two)) == 1
+    assert len(evaluation._flags({}, attack, measured, others, two)) == 1
 
 
 @pytest.mark.parametrize("name", ["property features", "inversion dec(x)", "angle ica"])
 def test_a_network_that_did_not_learn_is_flagged(name):
     """Under the name that it is kept under."""
-    from complexnn.attacks import roster, suite
+    from complexnn.attacks import evaluation, roster
     from complexnn.attacks.fitting import FitLog
 
     attack = next(a for a in roster.ROSTER if a.name == name)
     kept = ("property_features", "dec_x", "judge")
     flat = {file: FitLog(first=1.0, last=1.0, validation=1.0) for file in kept}
-    assert len(suite._flags(flat, attack, {}, {})) == 1
+    assert len(evaluation._flags(flat, attack, {}, {})) == 1
 
 
 def errors(original, additional, local, rotated, width=0.005):

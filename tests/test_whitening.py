@@ -4,9 +4,9 @@ import pytest
 import torch
 from test_attacks import make_attacker, observe
 
-from complexnn import functional as cF
 from complexnn.attacks import keys, whitening
 from complexnn.attacks.whitening import Whitening, guess, shared_direction, sharing_frames
+from complexnn.rotation import functional as cF
 
 
 class Drawn(torch.nn.Module):

@@ -5,7 +5,7 @@ import torch
 
 from complexnn import metrics
 from complexnn.attacks import worst
-from complexnn.results import append_row, read_rows
+from complexnn.runs.results import append_row, read_rows
 
 
 def make(folder, name, psnr, *, floor=12.0, family="inversion"):

@@ -13,15 +13,15 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from complexnn import checkpoint
 from complexnn.attacks import dss, inference, intersection, inversion, keys, substitute, whitening
 from complexnn.attacks.fitting import FitLog, Knowledge, View, best_matching, take
 from complexnn.attacks.threat import Answer, Seen
 from complexnn.config import AttackConfig, NetConfig
-from complexnn.networks.attackers import PropertyClassifier, UNet
+from complexnn.networks.attack_networks import PropertyClassifier, UNet
 from complexnn.networks.modules import Critic
 from complexnn.networks.registry import topology
-from complexnn.training import random_for
+from complexnn.runs import checkpoint
+from complexnn.training.loop import random_for
 
 log = logging.getLogger("complexnn")
 # Under which name a network is kept, where it is not the attribute's.

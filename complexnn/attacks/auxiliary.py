@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from complexnn import data
 from complexnn.config import AttackConfig, DataConfig, InputError
-from complexnn.images import Dataset, ImageSet
+from complexnn.data import datasets
+from complexnn.data.images import Dataset, ImageSet
 from complexnn.networks.pool import contents
 
 SHARE = 0.1  # of its images an attacker keeps to choose among the states of its networks
@@ -73,14 +73,14 @@ def _another(config: AttackConfig, victim: DataConfig, dataset: Dataset) -> Imag
     channels, *size = dataset.shape
     name = config.auxiliary
     where = config.data_dir or victim.data_dir
-    if name not in data.DATASETS:
+    if name not in datasets.DATASETS:
         name, where = "folder", Path(config.auxiliary)
         if not where.is_dir():
             raise InputError(
                 f"auxiliary {config.auxiliary!r} is neither held-out nor a folder nor a data set; "
-                f"data sets: {', '.join(data.DATASETS)}"
+                f"data sets: {', '.join(datasets.DATASETS)}"
             )
-    shorter = min(size) if name in data.RESIZED else None
+    shorter = min(size) if name in datasets.RESIZED else None
     other = DataConfig(dataset=name, data_dir=where, channels=channels, resize=shorter)
     if dataclasses.replace(other, resize=None) == dataclasses.replace(
         victim, channels=channels, resize=None, groups=None, limit_train=None
@@ -89,7 +89,7 @@ def _another(config: AttackConfig, victim: DataConfig, dataset: Dataset) -> Imag
             f"auxiliary {config.auxiliary} is the victim's own data set: leave it out, or say "
             "held-out"
         )
-    found = data.load(other)
+    found = datasets.load(other)
     images = _joined(found.train, found.validation)
     pixels = images.pixels
     if list(pixels.shape[2:]) != size:

@@ -27,14 +27,14 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from complexnn import functional as cF
-from complexnn.adversaries import near_members
 from complexnn.attacks.fitting import FitLog, Knowledge, Observation, fit
 from complexnn.attacks.keys import nearest_orthogonal
 from complexnn.attacks.whitening import Whitening
 from complexnn.config import AttackConfig, NetConfig
 from complexnn.metrics import double
-from complexnn.networks.attackers import FeatureDenoiser, UNet
+from complexnn.networks.attack_networks import FeatureDenoiser, UNet
+from complexnn.rotation import functional as cF
+from complexnn.training.terms import near_members
 
 ITERATIONS = 60
 FIRST, LAST = 1.0, 0.3  # supposed angle of a view from its member, in rad

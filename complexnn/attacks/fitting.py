@@ -12,13 +12,13 @@ from accelerate.utils import convert_outputs_to_fp32
 from scipy.optimize import linear_sum_assignment
 from torch import Generator, Tensor, nn
 
-from complexnn import functional as cF
 from complexnn.attacks.threat import Answer
 from complexnn.config import AttackConfig, NetConfig
-from complexnn.images import Batch, ImageSet
-from complexnn.networks.split import Key, SplitNet
-from complexnn.progress import track
-from complexnn.training import weight_groups
+from complexnn.data.images import Batch, ImageSet
+from complexnn.networks.splitnet import Key, SplitNet
+from complexnn.rotation import functional as cF
+from complexnn.runs.progress import track
+from complexnn.training.loop import weight_groups
 
 log = logging.getLogger("complexnn")
 CHECKS = 10  # how often the attacker looks at its own validation images

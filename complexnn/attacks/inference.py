@@ -9,13 +9,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Generator, Tensor, nn
 
-from complexnn import tasks
 from complexnn.attacks import dss, keys
 from complexnn.attacks.fitting import FitLog, Knowledge, Observation, View, fit
 from complexnn.config import AttackConfig
-from complexnn.images import ImageSet
-from complexnn.networks.attackers import PropertyClassifier
-from complexnn.training import eval_batch
+from complexnn.data import tasks
+from complexnn.data.images import ImageSet
+from complexnn.networks.attack_networks import PropertyClassifier
+from complexnn.training.loop import eval_batch
 
 NEIGHBOURS = (1, 3, 5)
 REFERENCES = 5000  # of the attacker's images in the k-NN's memory

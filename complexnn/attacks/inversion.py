@@ -17,7 +17,7 @@ from complexnn.attacks.fitting import (
 )
 from complexnn.attacks.threat import Answer
 from complexnn.config import AttackConfig, NetConfig
-from complexnn.networks.attackers import UNet
+from complexnn.networks.attack_networks import UNet
 
 
 def match(guess: Tensor, truth: Tensor) -> Tensor:

@@ -20,13 +20,13 @@ from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 from torch import Generator, Tensor
 
-from complexnn import functional as cF
 from complexnn.attacks.fitting import FitLog, Knowledge, Observation, best_matching, fit, take
 from complexnn.attacks.threat import Answer
 from complexnn.config import AttackConfig, NetConfig
 from complexnn.metrics import angle_between, double
-from complexnn.networks.attackers import AngleRegressor
+from complexnn.networks.attack_networks import AngleRegressor
 from complexnn.networks.modules import Critic
+from complexnn.rotation import functional as cF
 
 Score = Callable[[Tensor], Tensor]  # (B, C, H, W) -> (B,): how much a map looks like a feature
 

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from complexnn import functional as cF
 from complexnn.attacks.span import own_shares
-from complexnn.progress import track
+from complexnn.rotation import functional as cF
+from complexnn.runs.progress import track
 
 TV_WEIGHT = 0.02
 

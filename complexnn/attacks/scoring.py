@@ -17,13 +17,14 @@ import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from torch import Generator, Tensor
 
-from complexnn import metrics, tasks
+from complexnn import metrics
 from complexnn.attacks import inference, inversion, keys, span
 from complexnn.attacks.attacker import Attacker
 from complexnn.attacks.fitting import Observation, best_matching, take
 from complexnn.attacks.threat import Answer
 from complexnn.attacks.user import Truth
-from complexnn.images import ImageSet
+from complexnn.data import tasks
+from complexnn.data.images import ImageSet
 
 TOP = 5
 

@@ -23,11 +23,11 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from complexnn import tasks
 from complexnn.attacks.fitting import FitLog, Knowledge, Observation, fit
 from complexnn.config import AttackConfig
+from complexnn.data import tasks
 from complexnn.networks.registry import build
-from complexnn.networks.split import SplitNet
+from complexnn.networks.splitnet import SplitNet
 
 SUBSTITUTES = 3
 ALIGN = 1.0  # weight of the moments' relative squared error beside the task's loss

@@ -11,9 +11,13 @@ from torch import Generator, Tensor
 
 from complexnn.attacks.fitting import Observation, together, whole_groups
 from complexnn.attacks.threat import Again, Release, Seen
-from complexnn.images import Batch, ImageSet
-from complexnn.networks.split import Groups, Key, SplitNet
-from complexnn.training import eval_batch, random_for
+from complexnn.data.images import Batch, ImageSet
+from complexnn.networks.splitnet import (
+    Groups,
+    Key,
+    SplitNet,
+)
+from complexnn.training.loop import eval_batch, random_for
 
 CROWD = 64  # packed groups among which queries are sent again
 BATCH = [field.name for field in dataclasses.fields(Batch)]

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from sklearn.covariance import ledoit_wolf_shrinkage
 from torch import Generator, Tensor
 
-from complexnn import functional as cF
 from complexnn.attacks.fitting import Knowledge
+from complexnn.rotation import functional as cF
 
 # Numbers of a feature up to which their covariance is taken in full; beyond, that of channels.
 FULL = 2048

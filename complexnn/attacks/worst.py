@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from complexnn import checkpoint, metrics, results
+from complexnn import metrics
+from complexnn.runs import checkpoint, results
 
 log = logging.getLogger("complexnn")
 NAME = "inversion worst case"

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from complexnn import functional as cF
-from complexnn import layers
 from complexnn.config import InputError
 from complexnn.networks.trace import path_of
+from complexnn.rotation import functional as cF
+from complexnn.rotation import layers
 
 
 class RevisionError(InputError):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from complexnn import functional as cF
 from complexnn.config import Group, InputError, NetConfig
 from complexnn.networks.pool import contents
+from complexnn.rotation import functional as cF
 
 
 def missing(count: int, config: NetConfig) -> int:

@@ -15,8 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from complexnn import fused, layers
 from complexnn.config import Weights
+from complexnn.rotation import fused, layers
 
 Gate = Literal["fixed", "mean", "mixing"]
 

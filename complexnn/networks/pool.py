@@ -8,8 +8,8 @@ from typing import NoReturn
 import torch
 from torch import Generator, Tensor
 
-from complexnn import functional as cF
 from complexnn.config import InputError
+from complexnn.rotation import functional as cF
 
 
 class Pool:

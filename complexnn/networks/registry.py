@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from complexnn import checkpoint
 from complexnn.config import InputError, NetConfig, choose, from_dict
 from complexnn.networks.classic import alexnet, vgg16
 from complexnn.networks.kit import REAL, Gate, equivariant_kit
 from complexnn.networks.lenet import lenet, lenet5
 from complexnn.networks.modules import LocalServer, Normalise, generator
 from complexnn.networks.resnet import resnet
-from complexnn.networks.split import SplitNet
+from complexnn.networks.splitnet import SplitNet
 from complexnn.networks.thin import thin
 from complexnn.networks.topology import Topology
+from complexnn.runs import checkpoint
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from complexnn import functional as cF
 from complexnn.config import Variant
 from complexnn.networks.kit import REAL, Kit
 from complexnn.networks.topology import Topology
+from complexnn.rotation import functional as cF
 
 
 class BasicBlock(nn.Module):

@@ -8,8 +8,6 @@ from typing import Literal, get_args
 
 from torch import Tensor, fx, nn
 
-from complexnn import functional as cF
-from complexnn import layers
 from complexnn.config import InputError, choose
 from complexnn.networks.calls import (
     Activation,
@@ -21,6 +19,8 @@ from complexnn.networks.calls import (
     revised_size,
 )
 from complexnn.networks.trace import path_of, trace
+from complexnn.rotation import functional as cF
+from complexnn.rotation import layers
 
 Gate = Literal["mean", "fixed"]
 

@@ -1,0 +1,13 @@
+"""What Gaussian decoys prove, and networks whose linear layers run on a server under that proof."""
+
+from complexnn.privacy.accountant import MOST as MOST
+from complexnn.privacy.accountant import SMALLEST as SMALLEST
+from complexnn.privacy.accountant import Accountant as Accountant
+from complexnn.privacy.accountant import composed_delta as composed_delta
+from complexnn.privacy.accountant import degrees_of_freedom as degrees_of_freedom
+from complexnn.privacy.accountant import delta as delta
+from complexnn.privacy.accountant import detection as detection
+from complexnn.privacy.accountant import freedom_for as freedom_for
+from complexnn.privacy.accountant import releases_per_query as releases_per_query
+from complexnn.privacy.accountant import replaced_delta as replaced_delta
+from complexnn.privacy.accountant import rounded_up as rounded_up
