@@ -21,7 +21,7 @@ from complexnn.networks.attack_networks import PropertyClassifier, UNet
 from complexnn.networks.modules import Critic
 from complexnn.networks.registry import topology
 from complexnn.runs import checkpoint
-from complexnn.training.loop import random_for
+from complexnn.runs.seeds import random_for
 
 log = logging.getLogger("complexnn")
 # Under which name a network is kept, where it is not the attribute's.
