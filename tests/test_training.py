@@ -16,7 +16,8 @@ from accelerate import Accelerator
 from PIL import Image
 
 import complexnn
-from complexnn.config import AttackConfig, DataConfig, InputError, NetConfig, TrainConfig
+from complexnn.config import DataConfig, InputError, NetConfig, TrainConfig
+from complexnn.config_attack import AttackConfig
 from complexnn.data import datasets
 from complexnn.data.images import Batch, ImageSet
 from complexnn.networks.modules import Critic
