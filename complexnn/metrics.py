@@ -16,7 +16,7 @@ NO_FLOAT64 = {"mps"}  # types of devices whose tensors cannot hold float64
 # Measures that are shares of 0/1 outcomes, by their names in the rows of attacks.
 SHARES = {"error", "top1", "top1_jpeg", "top5"}
 LEAST_GROUPS = 16  # fewer clusters do not tell how much they differ
-_Z = special.ndtri(0.975)
+_Z = special.ndtri(0.975)  # half the width of a 95 % interval, in standard deviations
 
 
 def double(x: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def rmse(estimate: Tensor, truth: Tensor) -> Tensor:
 
 def psnr(estimate: Tensor, truth: Tensor) -> Tensor:
     """Peak signal-to-noise ratio per image in dB, pixels in [0, 1]; 100 dB at most."""
-    return -20 * rmse(estimate, truth).clamp(min=1e-5).log10()
+    return -20 * rmse(estimate, truth).clamp(min=1e-5).log10()  # 1e-5 is 100 dB
 
 
 def ssim(estimate: Tensor, truth: Tensor) -> Tensor:
@@ -102,6 +102,7 @@ def distance_correlation(x: Tensor, y: Tensor) -> Tensor:
     a, b = _centred_distances(x), _centred_distances(y)
     shared = (a * b).sum().clamp(min=0)
     scale = ((a * a).sum() * (b * b).sum()).sqrt()
+    # The root's gradient is infinite at 0, where independent samples lie.
     return (shared / scale.clamp(min=1e-12) + 1e-12).sqrt()
 
 
@@ -117,7 +118,8 @@ def mean_interval(
     values: Tensor, *, groups: Tensor | None = None, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
     """95 % bootstrap interval of the mean of per-image ``values``: percentiles, expanded for few
-    samples as by Hesterberg (2015, The American Statistician 69, section 4.2).
+    samples as by Hesterberg (2015, The American Statistician 69, section 4.2). scipy's bootstrap
+    makes the same draws and gives the same up to rounding, in more time and memory.
 
     Images with one number in ``groups`` are not independent, as where they share a key: groups are
     drawn, not images. Fewer than :data:`LEAST_GROUPS` are too few to trust the interval. Several
@@ -133,6 +135,8 @@ def mean_interval(
     for _ in range(resamples):
         drawn = rng.integers(size, size=size)
         means.append(sums[drawn].sum() / counts[drawn].sum())
+    # Plain percentiles are too narrow for few samples: the bootstrap's variance is divided by n
+    # instead of n - 1, and its tails are those of a normal distribution instead of Student's.
     tail = 50.0
     if size > 1:
         tail = 100 * special.ndtr(-((size / (size - 1)) ** 0.5) * special.stdtrit(size - 1, 0.975))
@@ -150,7 +154,10 @@ def _clusters(values: Tensor, groups: Tensor | None) -> tuple[np.ndarray, np.nda
 
 
 def share_interval(share: float, count: float) -> tuple[float, float]:
-    """95 % interval of a share out of ``count`` independent trials (Wilson 1927)."""
+    """95 % interval of a share out of ``count`` independent trials (Wilson 1927).
+
+    scipy's takes whole numbers of trials only; :func:`effective_count` is none.
+    """
     if count <= 0:
         return 0.0, 1.0
     centre = (share + _Z * _Z / (2 * count)) / (1 + _Z * _Z / count)

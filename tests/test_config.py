@@ -49,6 +49,22 @@ def test_seeds_fit_into_63_bits(base, seed):
     assert dataclasses.replace(base, seed=2**63 - 1).seed == 2**63 - 1
 
 
+@pytest.mark.parametrize(
+    ("base", "name", "known"),
+    [
+        (NetConfig(), "kind", "original, additional, noisy, complex, local"),
+        (TrainConfig(), "precision", "fp32, bf16, fp16"),
+        (TrainConfig(), "critic_constraint", "gradient-penalty, weight-clipping"),
+        (AttackConfig("all", Path("run")), "attack", "angle, span, release"),
+        (AttackConfig("all", Path("run")), "budget", "quick, standard, thorough"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_choice_is_one_of_its_types_values(base, name, known):
+    with pytest.raises(InputError, match=f"unknown {name} 'other'; known: {known}"):
+        dataclasses.replace(base, **{name: "other"})
+
+
 def test_a_delta_of_1_or_more_promises_nothing():
     with pytest.raises(InputError, match=r"delta must be .* below 1"):
         OffloadConfig(Path("run"), delta=1.0)

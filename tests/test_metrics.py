@@ -72,6 +72,21 @@ def test_shares_have_wilson_intervals(found, count):
     )
 
 
+@pytest.mark.parametrize("size", [None, 4])
+def test_means_have_the_bootstrap_intervals_of_scipy(size):
+    values = torch.tensor(np.random.default_rng(1).exponential(2.0, 60))
+    groups = None if size is None else torch.arange(60) // size
+    sums = values if size is None else values.view(-1, size).sum(dim=1)
+    count = len(sums)
+    tail = stats.norm.sf((count / (count - 1)) ** 0.5 * stats.t.ppf(0.975, count - 1))
+    scipys = stats.bootstrap(
+        (sums.numpy() / (size or 1),), np.mean, n_resamples=1000, method="percentile",
+        confidence_level=1 - 2 * tail, random_state=np.random.default_rng(3),
+    )  # fmt: skip
+    expected = tuple(scipys.confidence_interval)
+    assert metrics.mean_interval(values, groups=groups, seed=3) == pytest.approx(expected)
+
+
 def test_nothing_is_known_of_no_trials():
     assert metrics.share_interval(0.0, 0) == (0.0, 1.0)
 

@@ -8,9 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from complexnn.config import (
-    InputError,
-)
+from complexnn.config import InputError
 
 
 def make_accelerator(device: str, precision: str = "fp32") -> Accelerator:
