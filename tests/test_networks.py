@@ -265,7 +265,7 @@ def test_the_norms_deviation_passes_what_the_papers_gate_passes():
     """Mean over parts with c = sqrt(d) equals the paper's sum over parts with c = 1, times
     sqrt(d)."""
     x = torch.randn(16, 2, 4, 6, 6, dtype=torch.float64)
-    ours = cF.soft_gate(x * cF.mean_square(x).rsqrt().view(-1, 1, 1), math.sqrt(2))
+    ours = cF.soft_gate(x * x.square().mean((0, 1, 3, 4)).rsqrt().view(-1, 1, 1), math.sqrt(2))
     squared = x.square().sum(1, keepdim=True).mean((0, 1, 3, 4), keepdim=True)
     paper = cF.soft_gate(x / squared.sqrt(), 1.0)
     torch.testing.assert_close(ours, math.sqrt(2) * paper)
