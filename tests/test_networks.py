@@ -9,7 +9,7 @@ import torch
 import complexnn
 from complexnn.config import NetConfig
 from complexnn.networks import defences, splitnet
-from complexnn.networks.modules import Critic
+from complexnn.networks.critic import Critic
 from complexnn.networks.registry import topology
 from complexnn.rotation import functional as cF
 from complexnn.rotation import layers
@@ -96,7 +96,7 @@ def test_every_parameter_gets_a_gradient(arch, kind, rng):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(8, 8), (28, 28), (19, 33)])
 def test_images_of_any_size_and_channels(kind, size, rng):
-    for arch in ("lenet", "lenet5", "resnet20"):
+    for arch in ("lenet", "thin4", "resnet20"):
         net = complexnn.build(arch, kind=kind, in_channels=1, image_size=size, num_classes=3)
         assert net(torch.rand(4, 1, *size), generator=rng).shape == (4, 3)
 
@@ -304,7 +304,7 @@ def test_critic_scores_maps_of_any_size(size):
 @pytest.mark.parametrize(
     ("arch", "settings", "message"),
     [
-        ("resnet21", {}, "unknown architecture 'resnet21'; known: lenet, lenet5, resnet20"),
+        ("resnet21", {}, "unknown architecture 'resnet21'; known: lenet, resnet20, resnet32"),
         ("resnet20", {"kind": "quaternion"}, "unknown kind .*known: original, additional"),
         ("resnet20", {"variant": "gamma"}, "unknown variant"),
         ("resnet20", {"colour": 3}, "unknown setting 'colour'"),

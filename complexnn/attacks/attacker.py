@@ -18,7 +18,7 @@ from complexnn.attacks.fitting import FitLog, Knowledge, View, best_matching, ta
 from complexnn.attacks.threat import Answer, Seen
 from complexnn.config import AttackConfig, NetConfig
 from complexnn.networks.attack_networks import PropertyClassifier, UNet
-from complexnn.networks.modules import Critic
+from complexnn.networks.critic import Critic
 from complexnn.networks.registry import topology
 from complexnn.runs import checkpoint
 from complexnn.training.loop import random_for

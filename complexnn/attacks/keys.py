@@ -25,7 +25,7 @@ from complexnn.attacks.threat import Answer
 from complexnn.config import AttackConfig, NetConfig
 from complexnn.metrics import angle_between, double
 from complexnn.networks.attack_networks import AngleRegressor
-from complexnn.networks.modules import Critic
+from complexnn.networks.critic import Critic
 from complexnn.rotation import functional as cF
 
 Score = Callable[[Tensor], Tensor]  # (B, C, H, W) -> (B,): how much a map looks like a feature

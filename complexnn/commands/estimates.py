@@ -21,7 +21,7 @@ from complexnn.attacks.evaluation import judged
 from complexnn.config import AttackConfig, Budget, NetConfig, TrainConfig
 from complexnn.networks.attack_networks import FeatureDenoiser, PropertyClassifier
 from complexnn.networks.costs import dissect
-from complexnn.networks.modules import Critic
+from complexnn.networks.critic import Critic
 from complexnn.networks.registry import build, topology
 
 Shape = tuple[int, ...]
