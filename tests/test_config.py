@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from complexnn.config import AttackConfig, InputError, NetConfig, TrainConfig, from_dict, to_dict
-from complexnn.measurements.offloading import OffloadConfig
+from complexnn.measurements.remote_network import OffloadConfig
 
 BASES = [
     NetConfig(kind="noisy"),

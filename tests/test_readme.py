@@ -22,7 +22,7 @@ from complexnn.commands import (
 from complexnn.measurements import (
     gaussianity,
     linearity,
-    offloading,
+    remote_network,
 )
 from complexnn.speed import bench, scaling
 
@@ -37,7 +37,7 @@ CONFIGS = {
     "complexnn.checkpoints": publish.CheckpointsConfig,
     "complexnn.gaussianity": gaussianity.GaussianityConfig,
     "complexnn.linearity": linearity.LinearityConfig,
-    "complexnn.offload": offloading.OffloadConfig,
+    "complexnn.offload": remote_network.OffloadConfig,
     "complexnn.report": report.ReportConfig,
     "complexnn.scaling": scaling.ScalingConfig,
 }

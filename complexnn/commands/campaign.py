@@ -49,7 +49,7 @@ from complexnn.config import (
 from complexnn.data import datasets
 from complexnn.measurements.gaussianity import GaussianityConfig
 from complexnn.measurements.linearity import LinearityConfig
-from complexnn.measurements.offloading import OffloadConfig
+from complexnn.measurements.remote_network import OffloadConfig
 from complexnn.runs import checkpoint, results
 from complexnn.runs.devices import make_accelerator
 from complexnn.runs.progress import duration, track

@@ -8,7 +8,7 @@ from complexnn.commands.app import open_run, parse
 from complexnn.config import InputError, results_of
 from complexnn.measurements import gaussianity as gaussian_features
 from complexnn.measurements import linearity as linear_servers
-from complexnn.measurements import offloading
+from complexnn.measurements import remote_network
 from complexnn.runs import results
 from complexnn.runs.devices import make_accelerator
 
@@ -50,7 +50,7 @@ def gaussianity(argv: list[str]) -> None:
 
 
 def offload(argv: list[str]) -> None:
-    config = parse(offloading.OffloadConfig, argv, "python -m complexnn.offload")
+    config = parse(remote_network.OffloadConfig, argv, "python -m complexnn.offload")
     started = time.time()
     device = make_accelerator(config.device).device
     net, dataset = open_run(config.victim, config.data_dir, device)
@@ -59,8 +59,8 @@ def offload(argv: list[str]) -> None:
             f"{config.victim} is of kind {net.config.kind}: offload a network without rotation, "
             "original or additional"
         )
-    measured = offloading.evaluate(config, net, dataset, device)
+    measured = remote_network.evaluate(config, net, dataset, device)
     images = min(len(dataset.test), config.limit_test or len(dataset.test))
     results.append_measurement(config, "offload", measured, images, results.stamp(device, started))
-    print(offloading.table(measured).as_text())
+    print(remote_network.table(measured).as_text())
     print(f"output: {results_of(config.victim)}")

@@ -100,11 +100,12 @@ def delta(epsilon: float, freedom: int, ratio: float) -> float:
         raise InputError(f"epsilon must not be negative, got {epsilon}")
     law = chi2(freedom)
     near, far = _thresholds(ratio / 2 + epsilon, freedom, ratio)
-    found = law.cdf(far) - _times_exp(epsilon, law.cdf(near))
+    without = law.cdf(far) - _times_exp(epsilon, law.cdf(near))
+    there = 0.0
     if 2 * epsilon < ratio:
         near, far = _thresholds(ratio / 2 - epsilon, freedom, ratio)
-        found = max(found, law.sf(near) - _times_exp(epsilon, law.sf(far)))
-    return float(max(found, UNDERFLOW))
+        there = law.sf(near) - _times_exp(epsilon, law.sf(far))
+    return float(max(without, there, UNDERFLOW))
 
 
 def _check(freedom: int, ratio: float) -> None:
@@ -222,8 +223,9 @@ class Accountant:
         if not self.history:
             return false_alarms
         law = _total(*self._steps(), there=True)
-        grid = np.linspace(0, max(0.0, -math.log(false_alarms)), 65)
-        return min(1.0, *(math.exp(e) * false_alarms + law.delta(e) for e in grid))
+        # Every ε gives a bound, so a coarse grid costs sharpness only; beyond log(1 / α) it is 1.
+        epsilons = np.linspace(0, max(0.0, -math.log(false_alarms)), 65)
+        return min(1.0, *(math.exp(e) * false_alarms + law.delta(e) for e in epsilons))
 
     def _steps(self) -> list[tuple[int, float, int]]:
         return sorted((*kind, count) for kind, count in self.history.items())

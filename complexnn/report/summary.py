@@ -13,9 +13,9 @@ from complexnn.config import InputError, Kind, NetConfig, command, from_dict
 from complexnn.measurements import (
     gaussianity,
     linearity,
-    offloading,
+    remote_network,
 )
-from complexnn.measurements.offloading import OffloadConfig
+from complexnn.measurements.remote_network import OffloadConfig
 from complexnn.networks.costs import dissect
 from complexnn.report import (
     claims,
@@ -305,7 +305,7 @@ def gaussianity_table(folders: Iterable[Path]) -> Table:
 
 
 def offload_tables(folders: Iterable[Path]) -> list[Table]:
-    """What :mod:`complexnn.measurements.offloading` measured on each network."""
+    """What :mod:`complexnn.measurements.remote_network` measured on each network."""
     found = []
     for runs in paper.collect(folders):
         row = runs.attacked.get("offload")
@@ -315,7 +315,7 @@ def offload_tables(folders: Iterable[Path]) -> list[Table]:
                 f"Interactive offload of {runs.network} {runs.config.net.label}, {runs.dataset}: "
                 f"{row['images']:,} test images, groups of {guarantee.group_size:,}"
             )
-            found.append(replace(offloading.table(row["metrics"]), title=title))
+            found.append(replace(remote_network.table(row["metrics"]), title=title))
     return found
 
 
