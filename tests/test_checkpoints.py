@@ -59,7 +59,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    net = complexnn.build("lenet5", image_size=8, num_classes=3)
+    net = complexnn.build("thin1", image_size=8, num_classes=3)
     path = tmp_path_factory.mktemp("published") / "w"
     checkpoint.save(path, net, to_dict(net.config))
     Handler.content = path.read_bytes()
@@ -96,7 +96,7 @@ def test_download_then_load(tmp_path, server, capsys):
     assert command(tmp_path, "verify") == 0
     assert command(tmp_path, "list") == 0
     assert "here" in capsys.readouterr().out
-    assert complexnn.load(tmp_path / "tiny", num_classes=3).config.arch == "lenet5"
+    assert complexnn.load(tmp_path / "tiny", num_classes=3).config.arch == "thin1"
     modes = [(tmp_path / n).stat().st_mode for n in ("MANIFEST.json", "tiny/model.safetensors")]
     assert modes[0] == modes[1]
 

@@ -136,7 +136,7 @@ def test_the_tables_are_put_between_the_marks(runs, tmp_path, capsys):
 
 
 def test_the_frontier_sets_use_against_leakage(runs, tmp_path, capsys):
-    run(tmp_path / "alone", 0.2, arch="lenet5", attacks=[inversion(23)])
+    run(tmp_path / "alone", 0.2, arch="thin4", attacks=[inversion(23)])
     run(runs / "no-critic", 0.12, weight=0, attacks=[inversion(20)])
     table = summary.frontier_table([runs])
     by_name = {row[1]: row for row in table.rows}
