@@ -16,7 +16,7 @@ from complexnn import metrics
 from complexnn.attacks import worst
 from complexnn.config import NetConfig, from_dict
 
-Row = dict[str, Any]  # a line of results.jsonl
+Row = dict[str, Any]  # what a run or an attack left
 Rows = dict[str, Row]  # the rows about one network, by name
 Numbers = dict[str, Any]  # value, low, high of a measure, and what stands beside them
 Best = tuple[str, Numbers]  # an attack's name without its family, and its numbers
