@@ -9,7 +9,7 @@ from pathlib import Path
 
 from complexnn.attacks import worst
 from complexnn.config import NetConfig, from_dict
-from complexnn.report.notes import with_data
+from complexnn.report.notes import NOT_RUN, with_data
 from complexnn.report.ranking import (
     MEASURE,
     SMALL,
@@ -24,7 +24,7 @@ from complexnn.report.ranking import (
     queries,
     strongest,
 )
-from complexnn.report.rows import NOT_RUN, collect, of_attacked_run, of_run
+from complexnn.report.rows import collect, of_attacked_run, of_run
 from complexnn.report.verdicts import CLAIMS, marked
 from complexnn.runs.checkpoint import replacing
 from complexnn.runs.tables import Table, page

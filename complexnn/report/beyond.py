@@ -11,8 +11,7 @@ from complexnn.measurements import gaussianity, linearity, offloading
 from complexnn.measurements.offloading import OffloadConfig
 from complexnn.networks.costs import dissect
 from complexnn.report.cohorts import trained_alike
-from complexnn.report.notes import with_data
-from complexnn.report.published import NOT_ATTACKED
+from complexnn.report.notes import NOT_ATTACKED, with_data
 from complexnn.report.ranking import Numbers, blind, identified, strongest
 from complexnn.report.rows import Runs
 from complexnn.report.summary import leak, task_error

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from complexnn.attacks import worst
 from complexnn.config import AttackConfig, InputError, from_dict
+from complexnn.report.notes import NOT_RUN
 from complexnn.report.ranking import MEASURE, Row
 from complexnn.report.rows import newest, read
 from complexnn.runs.tables import Table
@@ -43,7 +44,7 @@ def budget_table(folders: Iterable[Path]) -> Table:
     budgets = grown + sorted(every - set(grown))
     lines = []
     for attack, of_attack in values.items():
-        cells = [f"{of_attack[b]:.4g}" if b in of_attack else "not run" for b in budgets]
+        cells = [f"{of_attack[b]:.4g}" if b in of_attack else NOT_RUN for b in budgets]
         last = [of_attack[b] for b in grown if b in of_attack][-2:]
         from_chance = [chance[attack] - value for value in last] if attack in chance else []
         on = f" ({names[attack.victim]})" if len(names) > 1 else ""

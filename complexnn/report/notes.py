@@ -1,4 +1,5 @@
-"""What stands below a table: flags and origins of data, named shortly in its cells."""
+"""Words in tables: for what is missing, for flags and for origins of data; the notes below say what
+they mean."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ from collections.abc import Iterable
 
 from complexnn.report.cohorts import Cohort
 from complexnn.report.rows import Runs
+
+NOT_RUN, NOT_ATTACKED = "not run", "not attacked"  # in place of a number
 
 # What is known about the image folders behind the published rows, by the data set, where a row says
 # that its data were read from one.

@@ -13,10 +13,10 @@ from typing import Any
 from complexnn.config import command
 from complexnn.report import ranking, verdict_tables
 from complexnn.report.cohorts import Place, cohorts
-from complexnn.report.notes import Abbreviations
+from complexnn.report.notes import NOT_RUN, Abbreviations
 from complexnn.report.published import LEGEND, Column, Page, read_published, theirs
 from complexnn.report.ranking import Row
-from complexnn.report.rows import NOT_RUN, Runs, mean_std
+from complexnn.report.rows import Runs, mean_std
 from complexnn.report.verdict_tables import ROTATED
 from complexnn.report.verdicts import quick
 from complexnn.runs.progress import duration
@@ -25,7 +25,6 @@ from complexnn.runs.tables import Table
 # What the columns of the paper's tables hold, as labels of this project's networks.
 PLAIN = {"original": "original", "additional": "additional_layers"}
 NOISY = {"noisy γ=0.2": "noisy_0_2", "noisy γ=0.5": "noisy_0_5", "noisy γ=1": "noisy_1_0"}
-KINDS = PLAIN | NOISY | {ROTATED: "complex"}
 # The paper's attacks on a hidden property; this project's own behind them.
 PROPERTIES = {
     "property images": "classifier trained on raw images, applied to reconstructions",

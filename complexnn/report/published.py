@@ -11,13 +11,13 @@ from typing import Any
 
 from complexnn.config import InputError
 from complexnn.report.cohorts import Cohort, Place
-from complexnn.report.notes import Abbreviations
+from complexnn.report.notes import NOT_ATTACKED, Abbreviations
 from complexnn.report.rows import Runs
 from complexnn.runs.tables import Table
 
 PUBLISHED = Path(__file__).parent / "published_results.json"
 NOT_PUBLISHED, NOBODY, DITTO = "n.p.", "–", '"'
-NOT_TRAINED, NOT_ATTACKED, NO_DATA = "not trained yet", "not attacked", "data: not available"
+NOT_TRAINED, NO_DATA = "not trained yet", "data: not available"
 UNAVAILABLE = {"cub200"}  # data sets that this project could not get
 LEGEND = (
     "In every table: n.p.: not published, or not recovered. –: neither published nor tried here. "

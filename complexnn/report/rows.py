@@ -31,8 +31,6 @@ from complexnn.report.ranking import Best, Row, Rows
 from complexnn.runs import results
 from complexnn.runs.checkpoint import sha256
 
-NOT_RUN = "not run"
-
 _NET = {spec.name for spec in fields(NetConfig)}
 _ALL = _NET | {spec.name for cls in (DataConfig, TrainConfig) for spec in fields(cls)}
 # Without effect on what is computed, or chance alone: runs that differ in no more are one network.

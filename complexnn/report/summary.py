@@ -13,8 +13,7 @@ from complexnn.attacks import worst
 from complexnn.config import InputError, Kind, command
 from complexnn.report import verdict_tables
 from complexnn.report.cohorts import cohorts
-from complexnn.report.notes import with_data
-from complexnn.report.published import NOT_ATTACKED
+from complexnn.report.notes import NOT_ATTACKED, with_data
 from complexnn.report.ranking import MEASURE, Rows, identified, strongest
 from complexnn.report.rows import Runs
 from complexnn.report.verdict_tables import KINDS

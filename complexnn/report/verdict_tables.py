@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from complexnn.report.cohorts import Cohort, Place, cohorts
-from complexnn.report.notes import Abbreviations, with_data
+from complexnn.report.notes import NOT_ATTACKED, Abbreviations, with_data
 from complexnn.report.ranking import blind, identified, strongest
 from complexnn.report.rows import Runs
 from complexnn.report.verdicts import (
@@ -158,7 +158,7 @@ def _cell(claim: str, network: Judged) -> str:
     if network.verdicts[claim] is None:
         data = network.runs.config.data
         hidden = claim != "property" or data.groups is not None or data.dataset == "celeba"
-        return "not attacked" if hidden else "–"
+        return NOT_ATTACKED if hidden else "–"
     verdict, why = network.verdicts[claim]
     if verdict.startswith(UNDECIDED):
         return f"{UNDECIDED} ({_reason(why)})"
