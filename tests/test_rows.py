@@ -8,7 +8,9 @@ import pytest
 from made_rows import angle, find, inversion, numbers, rows_of
 
 from complexnn.commands import app, report
-from complexnn.config import AttackConfig, InputError, to_dict
+from complexnn.config import InputError
+from complexnn.config_attack import AttackConfig
+from complexnn.config_io import to_dict
 from complexnn.report import budgets, ranking
 from complexnn.report.rows import collect, newest, of_attacked_run, of_run
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from complexnn.attacks import worst
-from complexnn.config import NetConfig, from_dict
+from complexnn.config import NetConfig
+from complexnn.config_io import from_dict
 from complexnn.report.notes import NOT_RUN, with_data
 from complexnn.report.ranking import (
     MEASURE,

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from complexnn.config import NetConfig, from_dict
+from complexnn.config import NetConfig
+from complexnn.config_io import from_dict
 from complexnn.measurements import gaussianity, linearity, offloading
 from complexnn.measurements.offloading import OffloadConfig
 from complexnn.networks.costs import dissect

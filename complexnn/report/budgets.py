@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from complexnn.attacks import worst
-from complexnn.config import AttackConfig, InputError, from_dict
+from complexnn.config import InputError
+from complexnn.config_attack import AttackConfig
+from complexnn.config_io import from_dict
 from complexnn.report.notes import NOT_RUN
 from complexnn.report.ranking import MEASURE, Row
 from complexnn.report.rows import newest, read

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from complexnn.config import command
+from complexnn.config_io import command
 from complexnn.report import ranking, verdict_tables
 from complexnn.report.cohorts import Place, cohorts
 from complexnn.report.notes import NOT_RUN, Abbreviations

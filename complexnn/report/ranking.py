@@ -14,7 +14,8 @@ from scipy import special
 
 from complexnn import metrics
 from complexnn.attacks import worst
-from complexnn.config import NetConfig, from_dict
+from complexnn.config import NetConfig
+from complexnn.config_io import from_dict
 
 Row = dict[str, Any]  # what a run or an attack left
 Rows = dict[str, Row]  # the rows about one network, by name

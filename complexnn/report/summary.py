@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import get_args
 
 from complexnn.attacks import worst
-from complexnn.config import InputError, Kind, command
+from complexnn.config import InputError, Kind
+from complexnn.config_io import command
 from complexnn.report import verdict_tables
 from complexnn.report.cohorts import cohorts
 from complexnn.report.notes import NOT_ATTACKED, with_data

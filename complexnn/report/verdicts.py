@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 
 from complexnn import metrics
 from complexnn.attacks.roster import ROSTER, applicable
-from complexnn.config import NetConfig, from_dict
+from complexnn.config import NetConfig
+from complexnn.config_io import from_dict
 from complexnn.report.ranking import (
     Best,
     Numbers,

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from complexnn.config import InputError, NetConfig, from_dict
+from complexnn.config import InputError, NetConfig
+from complexnn.config_io import from_dict
 from complexnn.report.beyond import TradeOff, trade_offs
 from complexnn.report.figures.drawing import LOOKS, ORANGE, RED, bare, plt, save
 from complexnn.report.published import read_published
