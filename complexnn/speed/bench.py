@@ -7,11 +7,9 @@ hits all of them; a ratio is the median over the rounds of the time in that roun
 
 from __future__ import annotations
 
-import gc
 import logging
 import statistics
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +17,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from complexnn.config import InputError, NetConfig, Precision, TrainConfig, at_least
 from complexnn.data.images import (
@@ -33,6 +30,7 @@ from complexnn.runs.devices import make_accelerator
 from complexnn.runs.progress import track
 from complexnn.runs.tables import Table
 from complexnn.speed import competitors
+from complexnn.speed.memory import peak_bytes
 from complexnn.training.loop import (
     Training,
     compile_parts,
@@ -113,17 +111,17 @@ def cases(config: BenchConfig) -> dict[str, tuple[NetConfig, float]]:
     def net(**settings: Any) -> NetConfig:
         return NetConfig(config.arch, config.variant, image_size=size, **settings)
 
-    found = {
+    networks = {
         "original": (net(kind="original"), 0.0),
         REFERENCE: (net(kind="additional"), 0.0),
         "noisy": (net(kind="noisy"), 0.0),
     }
     for group in ("decoy", "packed"):
         for dim in config.dims:
-            found[f"complex {group} d={dim}"] = (net(dim=dim, group=group), 0.0)
-    found["complex decoy d=2, complex weights"] = (net(weights="complex"), 0.0)
-    found["complex decoy d=2, with critic"] = (net(), TrainConfig().adversarial_weight)
-    return found
+            networks[f"complex {group} d={dim}"] = (net(dim=dim, group=group), 0.0)
+    networks["complex decoy d=2, complex weights"] = (net(weights="complex"), 0.0)
+    networks["complex decoy d=2, with critic"] = (net(), TrainConfig().adversarial_weight)
+    return networks
 
 
 # ---------------------------------------------------------------------------------- measuring
@@ -141,50 +139,6 @@ def measure(built: list[Case], rounds: int, what: str, sync: Callable[[], None])
             case.step()
             sync()
             case.seconds.append(time.perf_counter() - started)
-
-
-class PeakMemory(TorchDispatchMode):
-    """Bytes of the tensors that are alive at once, at most, among those made inside the block."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alive = self.peak = 0
-        self._seen: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in torch.utils._pytree.tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                self._count(tensor.untyped_storage())
-        return out
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        place = storage._cdata
-        if place in self._seen:
-            return
-        size = storage.nbytes()
-        self._seen.add(place)
-        self.alive += size
-        self.peak = max(self.peak, self.alive)
-        weakref.finalize(storage, self._free, place, size)
-
-    def _free(self, place: int, size: int) -> None:
-        self._seen.discard(place)
-        self.alive -= size
-
-
-def peak_bytes(step: Callable[[], Any], device: torch.device) -> int:
-    """The height of memory during one step, parameters and optimiser not counted."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    with PeakMemory() as counted:
-        step()
-    return counted.peak
 
 
 def compare(
@@ -214,7 +168,7 @@ def compare(
         if compiled:
             compile_parts(net, training=phase == "training step")
     if not compiled and precision == "fp32" and batch > 1:
-        built += _rivals(config, phase, images, labels, accelerator)
+        built += _competitors(config, phase, images, labels, accelerator)
     what = f"{phase}, batch {batch}, {precision}, {'compiled' if compiled else 'eager'}"
     log.info("%s", what)
     measure(built, config.rounds, what, sync)
@@ -244,7 +198,7 @@ def step_of(
     return infer
 
 
-def _rivals(
+def _competitors(
     config: BenchConfig, phase: Phase, images: Tensor, labels: Tensor, accelerator: Any
 ) -> list[Case]:
     """Plain PyTorch, and the complex-valued libraries that are installed."""
@@ -255,14 +209,14 @@ def _rivals(
     original = NetConfig(config.arch, config.variant, kind="original", image_size=size)
     flops = sum(dissect(original).flops.values())
     plain = competitors.PlainResNet(int(config.arch.removeprefix("resnet")), 10).to(images.device)
-    found = [Case("plain PyTorch (original)", _plain_step(plain, phase, images, labels), flops)]
+    built = [Case("plain PyTorch (original)", _plain_step(plain, phase, images, labels), flops)]
     double = NetConfig(config.arch, config.variant, weights="complex", image_size=size)
     for name in competitors.LIBRARIES:
         net = competitors.with_library(name, complex_net)
         if net is not None:
             step = step_of(net.to(images.device), phase, images, labels, 0.0, accelerator)
-            found.append(Case(f"{name} (decoy d=2)", step, sum(dissect(double).flops.values())))
-    return found
+            built.append(Case(f"{name} (decoy d=2)", step, sum(dissect(double).flops.values())))
+    return built
 
 
 def _plain_step(
@@ -336,33 +290,7 @@ def data_share(config: BenchConfig) -> float:
     return statistics.median(shares)
 
 
-def ckks_seconds() -> float | None:
-    """Seconds of one encrypted 3x3 convolution of 16 to 32 channels on one 32x32 map with stride
-    2, the first of ResNet-20's server, by CKKS through TenSEAL.
-
-    Measured: one of its 16 · 32 products of a channel's patches with a kernel; times their number.
-    None where TenSEAL is not installed.
-    """
-    try:
-        import tenseal
-    except ImportError:
-        return None
-    context = tenseal.context(
-        tenseal.SCHEME_TYPE.CKKS, poly_modulus_degree=8192, coeff_mod_bit_sizes=[31, 26, 26, 31]
-    )
-    context.global_scale = 2**26
-    context.generate_galois_keys()
-    channel, kernel = torch.rand(32, 32).tolist(), torch.rand(3, 3).tolist()
-    encrypted, windows = tenseal.im2col_encoding(context, channel, 3, 3, 2)
-    times = []
-    for _ in range(5):
-        started = time.perf_counter()
-        encrypted.conv2d_im2col(kernel, windows)
-        times.append(time.perf_counter() - started)
-    return 16 * 32 * statistics.median(times)
-
-
-# --------------------------------------------------------------------------------------- main
+# ----------------------------------------------------------------------- comparisons, tables
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
@@ -385,11 +313,11 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 def settings(config: BenchConfig) -> list[tuple[Phase, int, Precision, bool]]:
     """The comparisons: phase, batch, precision, compiled."""
-    found: list[tuple[Phase, int, Precision, bool]] = []
+    comparisons: list[tuple[Phase, int, Precision, bool]] = []
     for compiled in (False, True) if config.compiled else (False,):
         for precision in config.precisions:
             for batch in config.batch_sizes:
                 if batch > 1:
-                    found.append(("training step", batch, precision, compiled))
-                found.append(("inference", batch, precision, compiled))
-    return found
+                    comparisons.append(("training step", batch, precision, compiled))
+                comparisons.append(("inference", batch, precision, compiled))
+    return comparisons
