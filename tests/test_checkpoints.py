@@ -230,6 +230,18 @@ def test_a_published_run_gives_the_same_network_rows_and_attackers(trained, tmp_
     assert 0 < (found[0] - found[1]).abs().max() < 1e-3
 
 
+def test_a_file_that_is_published_again_keeps_its_mirrors(trained, tmp_path):
+    assert published(tmp_path, trained) == 0
+    path = tmp_path / "MANIFEST.json"
+    manifest = json.loads(path.read_text())
+    for mirrors, sha256 in ((["https://example.org/w"], None), ([], "0" * 64)):
+        entry = manifest["checkpoints"]["digits/complex"]
+        entry |= {"mirrors": ["https://example.org/w"], "sha256": sha256 or entry["sha256"]}
+        path.write_text(json.dumps(manifest))
+        assert published(tmp_path, trained) == 0
+        assert publish.read_manifest(tmp_path)["digits/complex"]["mirrors"] == mirrors
+
+
 def rng():
     return torch.Generator().manual_seed(0)
 
