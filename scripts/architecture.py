@@ -1,8 +1,7 @@
 """Put the import graph of the package into docs/architecture.md.
 
-``python scripts/architecture.py`` writes the page; ``--check``
-writes nothing and fails if the page is not what the code says. A folder's line is the first sentence
-of its docstring, so that it is said in one place.
+``python scripts/architecture.py`` writes the page, ``--check`` only fails if it is not what the
+code says. A folder's line is the first sentence of its docstring, so that it is said in one place.
 """
 
 from __future__ import annotations

@@ -17,13 +17,12 @@ from complexnn.commands import (
 from complexnn.config import InputError
 
 submitit = pytest.importorskip("submitit")
-ROOT = Path(__file__).parent.parent
 
 
 def test_a_group_runs_in_order(tmp_path, monkeypatch):
     """On submitit's local executor, with the shell in place of a campaign."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
     folder, lines = tmp_path / "slurm", ["echo one > a", "echo two >> a"]
     (element,) = cluster.submit([lines], ["sh"], ["time=5"], folder=folder, engine="local")
     element.result()
