@@ -325,21 +325,21 @@ def test_the_repositorys_own_checkpoints_are_as_published():
     assert runs - whole == commands.keys()
 
 
-FOLDER = app.Path(complexnn.__file__).parent.parent / "checkpoints"
+FOLDER = Path(complexnn.__file__).parent.parent / "checkpoints"
 
 
 def test_rows_of_new_attacks_are_added_to_the_published_ones(
     trained, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    published = Path("checkpoints")
-    published.mkdir()
-    assert published(published, trained) == 0
-    victim = published / "digits/complex"
+    folder = Path("checkpoints")
+    folder.mkdir()
+    assert published(folder, trained) == 0
+    victim = folder / "digits/complex"
     before = results.read_rows(victim / "results.jsonl")
     weights = (victim / "model.safetensors").read_bytes()
 
-    assert command(published, "add") == 2
+    assert command(folder, "add") == 2
     assert "no published network was attacked" in capsys.readouterr().err
 
     words = ["inversion", "--victim", str(victim), "--only", "dec(x) set", "--steps", "4"]
@@ -351,11 +351,11 @@ def test_rows_of_new_attacks_are_added_to_the_published_ones(
     attacked = Path("runs/published/digits/complex") / grid
     images = torch.rand(2, 1, 8, 8)
     pictures.keep_pixels(attacked, {"input": images}, before[0]["victim"])
-    assert command(published, "add", "digits/complex") == 0
+    assert command(folder, "add", "digits/complex") == 0
     assert set(pictures.read_pixels(victim / grid)) == {"input"}
     for more, kept in ((["dec(x)"], {"input", "dec(x)"}), ([], {"input", "dec(x)"})):  # no fewer
         pictures.keep_pixels(attacked, dict.fromkeys(["input", *more], images), before[0]["victim"])
-        assert command(published, "add", "digits/complex") == 0
+        assert command(folder, "add", "digits/complex") == 0
         assert set(pictures.read_pixels(victim / grid)) == kept
     after = {row["name"]: row for row in results.read_rows(victim / "results.jsonl")}
     assert set(after) == {row["name"] for row in before} | {"span"}
@@ -365,7 +365,7 @@ def test_rows_of_new_attacks_are_added_to_the_published_ones(
     assert (victim / "model.safetensors").read_bytes() == weights
     assert set(verdicts.newest(victim)) == set(after)
 
-    assert command(published, "add", "digits/original") == 2
+    assert command(folder, "add", "digits/original") == 2
     assert "known: digits/complex" in capsys.readouterr().err
     path = Path("runs/published/digits/complex/results.jsonl")
     kept = path.read_text()
@@ -375,6 +375,6 @@ def test_rows_of_new_attacks_are_added_to_the_published_ones(
     ):
         path.write_text(kept.replace(old, new))
         there = (victim / "results.jsonl").read_text()
-        assert command(published, "add") == 2
+        assert command(folder, "add") == 2
         assert told in capsys.readouterr().err
         assert (victim / "results.jsonl").read_text() == there
