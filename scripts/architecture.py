@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +36,12 @@ DOORS = [
 CODE = [name for name in FILES if name not in DOORS and name != "complexnn.__init__"]
 
 
+@cache
+def tree(name: str) -> ast.Module:
+    """The parsed code of a module."""
+    return ast.parse(FILES[name].read_text())
+
+
 def storey(name: str) -> str:
     """The folder, or the file beside the folders, of a module."""
     return name.split(".")[1]
@@ -42,7 +49,7 @@ def storey(name: str) -> str:
 
 def imported(name: str) -> Iterator[str]:
     """The modules of the package that a module imports, wherever in it."""
-    for node in ast.walk(ast.parse(FILES[name].read_text())):
+    for node in ast.walk(tree(name)):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("complexnn"):
@@ -80,8 +87,8 @@ def shown(name: str) -> str:
 
 def holds(name: str) -> str:
     """The first sentence of a storey's docstring, without its full stop."""
-    path = PACKAGE / name / "__init__.py" if (PACKAGE / name).is_dir() else PACKAGE / f"{name}.py"
-    text = " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").split())
+    module = f"complexnn.{name}.__init__" if (PACKAGE / name).is_dir() else f"complexnn.{name}"
+    text = " ".join((ast.get_docstring(tree(module)) or "").split())
     return text.split(". ")[0].removesuffix(".").replace("``", "`")
 
 

@@ -4,7 +4,7 @@ no files import each other in a circle."""
 import ast
 
 import pytest
-from architecture import CODE, DOORS, FILES, STOREYS, imported, storey
+from architecture import CODE, DOORS, FILES, STOREYS, imported, storey, tree
 
 LEVEL = {name: level for level, name in enumerate(STOREYS)}
 LINES, FUNCTION_LINES = 350, 50  # at most
@@ -50,8 +50,8 @@ def test_no_circle_of_any_length():
 
 def test_doors_only_start_commands():
     for name in DOORS:
-        tree = ast.parse(FILES[name].read_text())
-        assert not [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))], name
+        made = [n for n in tree(name).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+        assert not made, name
         assert all(o.startswith("complexnn.commands.") for o in imported(name)), name
 
 
@@ -60,7 +60,7 @@ def test_only_the_algebra_indexes_the_parts_of_features():
     for name in CODE:
         if name.startswith("complexnn.rotation.") and not name.endswith("equivariance"):
             continue
-        for node in ast.walk(ast.parse(FILES[name].read_text())):
+        for node in ast.walk(tree(name)):
             if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Tuple):
                 first = node.slice.elts[0]
                 indexes_axis_1 = isinstance(first, ast.Slice) and not (first.lower or first.upper)
@@ -71,7 +71,7 @@ def test_only_commands_print():
     for name in CODE:
         if LEVEL[storey(name)] >= LEVEL["training"]:
             continue
-        calls = [n for n in ast.walk(ast.parse(FILES[name].read_text())) if isinstance(n, ast.Call)]
+        calls = [n for n in ast.walk(tree(name)) if isinstance(n, ast.Call)]
         assert not [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"], name
 
 
@@ -83,8 +83,8 @@ def test_a_file_is_a_few_screens():
 def test_a_function_is_one_screen():
     long = {
         f"{name}.{node.name}"
-        for name, path in FILES.items()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for name in FILES
+        for node in ast.walk(tree(name))
         if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > FUNCTION_LINES
     }
     assert long == LONG_FUNCTIONS

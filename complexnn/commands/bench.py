@@ -16,8 +16,8 @@ from complexnn.speed.bench import (
     REFERENCE,
     BenchConfig,
     compare,
+    comparisons,
     data_share,
-    settings,
     table,
 )
 from complexnn.training.loop import check_compiler
@@ -34,10 +34,10 @@ def main(argv: list[str]) -> None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     tables, rows = [], []
-    for phase, batch, precision, compiled in settings(config):
-        compared = compare(config, phase, batch, precision, compiled=compiled)
+    for comparison in comparisons(config):
+        compared = compare(config, comparison)
         rows += compared
-        tables.append(table(compared))
+        tables.append(table(comparison, compared))
         print(tables[-1].as_text(), end="\n\n", flush=True)
     share = None if quick else data_share(config)
     lines = [

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -93,6 +93,32 @@ class BenchConfig:
                     raise InputError(f"quick sets {name} itself; leave one of the two out")
 
 
+class Comparison(NamedTuple):
+    """What all networks do in turns."""
+
+    phase: Phase
+    batch: int
+    precision: Precision
+    compiled: bool
+
+    @property
+    def title(self) -> str:
+        how = "compiled" if self.compiled else "eager"
+        return f"{self.phase}, batch {self.batch}, {self.precision}, {how}"
+
+
+def comparisons(config: BenchConfig) -> list[Comparison]:
+    """The comparisons that ``config`` asks for."""
+    asked = []
+    for compiled in (False, True) if config.compiled else (False,):
+        for precision in config.precisions:
+            for batch in config.batch_sizes:
+                if batch > 1:
+                    asked.append(Comparison("training step", batch, precision, compiled))
+                asked.append(Comparison("inference", batch, precision, compiled))
+    return asked
+
+
 @dataclass
 class Case:
     """One network in one comparison."""
@@ -141,10 +167,9 @@ def measure(built: list[Case], rounds: int, what: str, sync: Callable[[], None])
             case.seconds.append(time.perf_counter() - started)
 
 
-def compare(
-    config: BenchConfig, phase: Phase, batch: int, precision: Precision, *, compiled: bool
-) -> list[dict[str, Any]]:
+def compare(config: BenchConfig, comparison: Comparison) -> list[dict[str, Any]]:
     """One comparison of every network that fits: rows of numbers."""
+    phase, batch, precision, compiled = comparison
     accelerator = make_accelerator(config.device, precision)
     device = accelerator.device
 
@@ -169,13 +194,12 @@ def compare(
             compile_parts(net, training=phase == "training step")
     if not compiled and precision == "fp32" and batch > 1:
         built += _competitors(config, phase, images, labels, accelerator)
-    what = f"{phase}, batch {batch}, {precision}, {'compiled' if compiled else 'eager'}"
-    log.info("%s", what)
-    measure(built, config.rounds, what, sync)
+    log.info("%s", comparison.title)
+    measure(built, config.rounds, comparison.title, sync)
     if not compiled and batch > 1:
         for case in built:
             case.peak = peak_bytes(case.step, device)
-    return _rows(built, phase, batch, precision, compiled)
+    return _rows(built, comparison)
 
 
 def step_of(
@@ -241,9 +265,7 @@ def _plain_step(
     return step
 
 
-def _rows(
-    built: list[Case], phase: Phase, batch: int, precision: str, compiled: bool
-) -> list[dict[str, Any]]:
+def _rows(built: list[Case], comparison: Comparison) -> list[dict[str, Any]]:
     reference = next(case for case in built if case.name == REFERENCE)
     rows = []
     for case in built:
@@ -251,13 +273,27 @@ def _rows(
         pairs = zip(case.seconds, reference.seconds, strict=True)
         ratio = statistics.median(own / other for own, other in pairs)
         rows.append({
-            "network": case.name, "phase": phase, "batch": batch, "precision": precision,
-            "compiled": compiled, "milliseconds": 1e3 * seconds,
-            "images_per_second": batch / seconds, "ratio": ratio,
+            "network": case.name, **comparison._asdict(), "milliseconds": 1e3 * seconds,
+            "images_per_second": comparison.batch / seconds, "ratio": ratio,
             "flop_ratio": case.flops / reference.flops,
             "memory_ratio": case.peak / reference.peak if reference.peak else None,
         })  # fmt: skip
     return rows
+
+
+def table(comparison: Comparison, rows: list[dict[str, Any]]) -> Table:
+    """One comparison."""
+    lines = []
+    for row in rows:
+        memory = row["memory_ratio"]
+        lines.append((
+            row["network"], f"{row['milliseconds']:.1f}", f"{row['images_per_second']:,.0f}",
+            f"{row['ratio']:.2f}", f"{row['flop_ratio']:.2f}",
+            f"{row['ratio'] / row['flop_ratio']:.2f}",
+            "" if memory is None else f"{memory:.2f}",
+        ))  # fmt: skip
+    head = ("network", "ms", "images/s", "ratio", "FLOP ratio", "gap", "peak memory")
+    return Table(comparison.title, head, lines)
 
 
 # ------------------------------------------------------------------------ beside the networks
@@ -288,36 +324,3 @@ def data_share(config: BenchConfig) -> float:
             inside += time.perf_counter() - started
         shares.append(1 - inside / (time.perf_counter() - begun))
     return statistics.median(shares)
-
-
-# ----------------------------------------------------------------------- comparisons, tables
-
-
-def table(rows: list[dict[str, Any]]) -> Table:
-    """One comparison."""
-    first = rows[0]
-    how = "compiled" if first["compiled"] else "eager"
-    title = f"{first['phase']}, batch {first['batch']}, {first['precision']}, {how}"
-    lines = []
-    for row in rows:
-        memory = row["memory_ratio"]
-        lines.append((
-            row["network"], f"{row['milliseconds']:.1f}", f"{row['images_per_second']:,.0f}",
-            f"{row['ratio']:.2f}", f"{row['flop_ratio']:.2f}",
-            f"{row['ratio'] / row['flop_ratio']:.2f}",
-            "" if memory is None else f"{memory:.2f}",
-        ))  # fmt: skip
-    head = ("network", "ms", "images/s", "ratio", "FLOP ratio", "gap", "peak memory")
-    return Table(title, head, lines)
-
-
-def settings(config: BenchConfig) -> list[tuple[Phase, int, Precision, bool]]:
-    """The comparisons: phase, batch, precision, compiled."""
-    comparisons: list[tuple[Phase, int, Precision, bool]] = []
-    for compiled in (False, True) if config.compiled else (False,):
-        for precision in config.precisions:
-            for batch in config.batch_sizes:
-                if batch > 1:
-                    comparisons.append(("training step", batch, precision, compiled))
-                comparisons.append(("inference", batch, precision, compiled))
-    return comparisons
