@@ -18,8 +18,8 @@ PAGE = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- made by scripts/architecture.py -->", "<!-- end of it -->"
 # Bottom to top: a folder imports only from those before it.
 STOREYS = (
-    "config", "metrics", "rotation", "runs", "data", "privacy", "networks", "training", "attacks",
-    "measurements", "report", "speed", "commands",
+    "config_idle", "config", "config_attack", "config_io", "metrics", "rotation", "runs", "data",
+    "privacy", "networks", "training", "attacks", "measurements", "report", "speed", "commands",
 )  # fmt: skip
 
 FILES = {

@@ -19,14 +19,9 @@ import pytest
 from complexnn.attacks import roster
 from complexnn.commands import app, campaign, measure, plan
 from complexnn.commands.jobs import looked_at, resolve, together, waits
-from complexnn.config import (
-    MAY_CHANGE,
-    AttackConfig,
-    DataConfig,
-    TrainConfig,
-    command,
-    from_dict,
-)
+from complexnn.config import DataConfig, TrainConfig
+from complexnn.config_attack import AttackConfig
+from complexnn.config_io import MAY_CHANGE, command, from_dict
 from complexnn.runs.results import read_rows
 
 ROOT = Path(__file__).parent.parent
@@ -574,9 +569,8 @@ def test_the_full_reproduction_lists_exactly_the_runs_behind_every_published_row
                 made, listed_as = from_dict(TrainConfig, row["config"]), [trained[run]]
             elif row["name"] in measured:
                 listed_as = [c for c in measured[row["name"]] if c.victim == run]
-                made = from_dict(
-                    measure.MEASUREMENTS[row["name"]].config, row["config"]
-                ).measured_as
+                settings = measure.MEASUREMENTS[row["name"]].config
+                made = from_dict(settings, row["config"]).measured_as
                 assert made in [c.measured_as for c in listed_as], (run, row["name"])
                 continue
             else:

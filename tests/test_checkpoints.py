@@ -23,8 +23,9 @@ from complexnn.commands import (
 from complexnn.commands import (
     train as train_command,
 )
-from complexnn.config import TrainConfig, from_dict, to_dict
-from complexnn.config import command as shown
+from complexnn.config import TrainConfig
+from complexnn.config_io import command as shown
+from complexnn.config_io import from_dict, to_dict
 from complexnn.networks.attack_networks import UNet
 from complexnn.report import verdicts
 from complexnn.runs import checkpoint, pictures, results

@@ -27,7 +27,9 @@ from complexnn.commands import (
 from complexnn.commands import (
     train as train_command,
 )
-from complexnn.config import AttackConfig, InputError, TrainConfig, from_dict
+from complexnn.config import InputError, TrainConfig
+from complexnn.config_attack import AttackConfig
+from complexnn.config_io import from_dict
 from complexnn.data import datasets
 from complexnn.measurements.gaussianity import GaussianityConfig
 from complexnn.runs import (

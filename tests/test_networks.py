@@ -315,13 +315,13 @@ def test_critic_scores_maps_of_any_size(size):
         ("lenet", {"gate": "mixing"}, "lenet has no norms"),
         ("lenet", {"gate": "mixed"}, "unknown gate 'mixed'; known: paper, mixing"),
         ("resnet20", {"kind": "local", "gate": "mixing"}, "gate applies to kind complex only"),
-        ("lenet", {"gaussian_decoys": -1}, "gaussian_decoys must not be negative"),
+        ("lenet", {"gaussian_decoys": -1}, "gaussian_decoys must be at least 0"),
         ("lenet", {"decoy_scale": 2.0}, "decoy_scale applies to gaussian_decoys above 0"),
         ("lenet", {"gaussian_decoys": 1, "decoy_scale": 0.0}, "decoy_scale must be positive"),
         ("lenet", {"kind": "noisy", "gaussian_decoys": 3}, "gaussian_decoys applies to kind"),
         ("lenet", {"kind": "original", "dim": 3}, "dim applies to kind complex only"),
         ("lenet", {"kind": "complex", "gamma": 0.5}, "gamma applies to kind noisy only"),
-        ("lenet", {"kind": "noisy", "gamma": -1.0}, "gamma must not be negative"),
+        ("lenet", {"kind": "noisy", "gamma": -1.0}, "gamma must be at least 0"),
         ("lenet", {"num_classes": 1}, "at least 2 classes"),
         ("lenet", {"image_size": 4}, "too small"),
         ("vgg16", {"image_size": 31}, "needs images of 32x32"),
@@ -351,7 +351,7 @@ def test_a_key_of_another_release_is_refused(kind, rng):
 
 
 def test_config_round_trip():
-    from complexnn.config import from_dict, to_dict
+    from complexnn.config_io import from_dict, to_dict
 
     config = small("resnet20", dim=3, group="packed").config
     assert from_dict(NetConfig, to_dict(config)) == config

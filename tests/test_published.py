@@ -8,7 +8,8 @@ import pytest
 from made_rows import CIFAR, angle, find, hidden, inversion, numbers, release, rows_of
 
 from complexnn.commands import app, report
-from complexnn.config import DataConfig, NetConfig, TrainConfig, command, from_dict, to_dict
+from complexnn.config import DataConfig, NetConfig, TrainConfig
+from complexnn.config_io import command, from_dict, to_dict
 from complexnn.report import paper
 from complexnn.runs.tables import Table
 

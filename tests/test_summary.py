@@ -14,7 +14,8 @@ from complexnn.commands import (
     publish,
     report,
 )
-from complexnn.config import DataConfig, InputError, NetConfig, TrainConfig, from_dict, to_dict
+from complexnn.config import DataConfig, InputError, NetConfig, TrainConfig
+from complexnn.config_io import from_dict, to_dict
 from complexnn.measurements import gaussianity
 from complexnn.networks.costs import dissect
 from complexnn.report import (

@@ -18,7 +18,8 @@ from complexnn.commands import (
 from complexnn.commands import (
     attack as attack_command,
 )
-from complexnn.config import NetConfig, TrainConfig, to_dict
+from complexnn.config import NetConfig, TrainConfig
+from complexnn.config_io import to_dict
 from complexnn.report import verdicts
 from complexnn.runs.results import read_rows
 

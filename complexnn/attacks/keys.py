@@ -22,7 +22,8 @@ from torch import Generator, Tensor
 
 from complexnn.attacks.fitting import FitLog, Knowledge, Observation, best_matching, fit, take
 from complexnn.attacks.threat import Answer
-from complexnn.config import AttackConfig, NetConfig
+from complexnn.config import NetConfig
+from complexnn.config_attack import AttackConfig
 from complexnn.metrics import angle_between, double
 from complexnn.networks.attack_networks import AngleRegressor
 from complexnn.networks.modules import Critic

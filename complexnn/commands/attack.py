@@ -15,11 +15,8 @@ from complexnn.commands.app import (
     parse,
     run,
 )
-from complexnn.config import (
-    AttackConfig,
-    InputError,
-    NetConfig,
-)
+from complexnn.config import InputError, NetConfig
+from complexnn.config_attack import AttackConfig
 from complexnn.data import datasets
 from complexnn.runs import (
     results,

@@ -13,17 +13,9 @@ from complexnn.attacks import evaluation
 from complexnn.commands.app import parse
 from complexnn.commands.attack import check_control
 from complexnn.commands.measure import MEASUREMENTS
-from complexnn.config import (
-    MAY_CHANGE,
-    AttackConfig,
-    DataConfig,
-    InputError,
-    NetConfig,
-    TrainConfig,
-    command,
-    from_dict,
-    results_of,
-)
+from complexnn.config import DataConfig, InputError, NetConfig, TrainConfig
+from complexnn.config_attack import AttackConfig, results_of
+from complexnn.config_io import MAY_CHANGE, command, from_dict
 from complexnn.data import datasets
 from complexnn.runs import checkpoint, results
 from complexnn.runs.progress import track

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from complexnn.commands.app import open_run, parse
-from complexnn.config import NetConfig, results_of
+from complexnn.config import NetConfig
+from complexnn.config_attack import results_of
 from complexnn.measurements import gaussianity as gaussian_features
 from complexnn.measurements import linearity as linear_servers
 from complexnn.measurements import offloading

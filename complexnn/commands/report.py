@@ -14,7 +14,9 @@ from tyro.conf import Positional
 
 from complexnn.attacks import worst
 from complexnn.commands.app import parse
-from complexnn.config import AttackConfig, InputError, NetConfig, from_dict
+from complexnn.config import InputError, NetConfig
+from complexnn.config_attack import AttackConfig
+from complexnn.config_io import from_dict
 from complexnn.networks.costs import Anatomy, dissect
 from complexnn.networks.registry import ARCHITECTURES
 from complexnn.report import (

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from complexnn.config import InputError, NetConfig, choose, from_dict
+from complexnn.config import InputError, NetConfig, choose
+from complexnn.config_io import from_dict
 from complexnn.networks.classic import alexnet, vgg16
 from complexnn.networks.kit import REAL, Gate, equivariant_kit
 from complexnn.networks.lenet import lenet, lenet5

@@ -23,7 +23,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from complexnn.config import InputError, NetConfig, from_dict
+from complexnn.config import InputError, NetConfig
+from complexnn.config_io import from_dict
 from complexnn.report import (
     paper,
     summary,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from complexnn.config import command
+from complexnn.config_io import command
 from complexnn.report.lines import Keys
 from complexnn.report.rows import Runs, mean_std
 from complexnn.runs.progress import duration

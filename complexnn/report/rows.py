@@ -11,16 +11,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from complexnn.config import (
-    MAY_CHANGE,
-    OF_SOME_NETWORKS,
-    DataConfig,
-    InputError,
-    NetConfig,
-    TrainConfig,
-    command,
-    from_dict,
-)
+from complexnn.config import DataConfig, InputError, NetConfig, TrainConfig
+from complexnn.config_idle import OF_SOME_NETWORKS
+from complexnn.config_io import MAY_CHANGE, command, from_dict
 from complexnn.data.datasets import DATASETS
 from complexnn.report import verdicts
 from complexnn.runs import results

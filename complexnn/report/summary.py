@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from complexnn.attacks import worst
-from complexnn.config import InputError, Kind, NetConfig, command, from_dict
+from complexnn.config import InputError, Kind, NetConfig
+from complexnn.config_io import command, from_dict
 from complexnn.measurements import (
     gaussianity,
     linearity,

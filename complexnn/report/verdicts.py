@@ -19,7 +19,8 @@ from scipy import special
 from complexnn import metrics
 from complexnn.attacks import worst
 from complexnn.attacks.roster import ROSTER, applicable
-from complexnn.config import InputError, NetConfig, from_dict
+from complexnn.config import InputError, NetConfig
+from complexnn.config_io import from_dict
 from complexnn.runs import results
 from complexnn.runs.checkpoint import replacing, sha256
 from complexnn.runs.tables import (
