@@ -213,6 +213,13 @@ def test_a_wrong_line_is_refused_before_anything_runs(line, message, monkeypatch
     assert message in err
 
 
+@pytest.mark.parametrize("own", ["--data-dir mine", "--data-dir=mine"])
+def test_what_a_line_says_itself_is_not_overruled(own, tmp_path):
+    line = f"train.py {TINY} {own} --output-dir {tmp_path / 'run'}"
+    (job,) = resolve([line], data_dir=Path("ours"))
+    assert job.data.data_dir == Path("mine")
+
+
 def test_a_control_that_is_rotated_is_refused_before_anything_runs(tmp_path, monkeypatch, capsys):
     lines = [f"train.py {TINY} --output-dir {tmp_path / name}" for name in ("a", "b")]
     lines.append(f"attack.py all --victim {tmp_path / 'a'} --control {tmp_path / 'b'}")
