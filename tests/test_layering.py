@@ -14,12 +14,6 @@ LONG_FILES = {
     "complexnn.attacks.evaluation",
     "complexnn.attacks.keys",
     "complexnn.attacks.scoring",
-    "complexnn.networks.calls",
-    "complexnn.report.figures",
-    "complexnn.report.paper",
-    "complexnn.report.summary",
-    "complexnn.report.verdicts",
-    "complexnn.rotation.layers",
     "complexnn.training.loop",
 }
 LONG_FUNCTIONS = {

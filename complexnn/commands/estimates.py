@@ -22,7 +22,7 @@ from complexnn.config import NetConfig, TrainConfig
 from complexnn.config_attack import AttackConfig, Budget
 from complexnn.networks.attack_networks import FeatureDenoiser, PropertyClassifier
 from complexnn.networks.costs import dissect
-from complexnn.networks.modules import Critic
+from complexnn.networks.critic import Critic
 from complexnn.networks.registry import build, topology
 
 Shape = tuple[int, ...]
