@@ -9,7 +9,6 @@ import pytest
 import complexnn
 from complexnn.commands import app
 from complexnn.commands import main as command_line
-from complexnn.report import paper
 
 setuptools = pytest.importorskip("setuptools")
 ROOT = Path(__file__).parent.parent
@@ -29,8 +28,10 @@ def test_the_package_holds_every_module_and_the_published_numbers(distribution):
     build = distribution.get_command_obj("build_py")
     build.ensure_finalized()
     outputs = {Path(file).relative_to(build.build_lib) for file in build.get_outputs()}
-    there = {p.relative_to(ROOT) for p in (ROOT / "complexnn").rglob("*.py")}
-    assert outputs >= there | {paper.PUBLISHED.relative_to(ROOT)}
+    files = (p for p in (ROOT / "complexnn").rglob("*.*") if p.parent.name != "__pycache__")
+    there = {p.relative_to(ROOT) for p in files}
+    assert {".py", ".json"} == {p.suffix for p in there}
+    assert outputs >= there
 
 
 def test_its_commands_are_functions(distribution):
