@@ -27,7 +27,7 @@ from complexnn.config import TrainConfig
 from complexnn.config_io import command as shown
 from complexnn.config_io import from_dict, to_dict
 from complexnn.networks.attack_networks import UNet
-from complexnn.report import verdicts
+from complexnn.report.rows import of_attacked_run
 from complexnn.runs import checkpoint, pictures, results
 
 
@@ -59,7 +59,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    net = complexnn.build("lenet5", image_size=8, num_classes=3)
+    net = complexnn.build("thin1", image_size=8, num_classes=3)
     path = tmp_path_factory.mktemp("published") / "w"
     checkpoint.save(path, net, to_dict(net.config))
     Handler.content = path.read_bytes()
@@ -96,7 +96,7 @@ def test_download_then_load(tmp_path, server, capsys):
     assert command(tmp_path, "verify") == 0
     assert command(tmp_path, "list") == 0
     assert "here" in capsys.readouterr().out
-    assert complexnn.load(tmp_path / "tiny", num_classes=3).config.arch == "lenet5"
+    assert complexnn.load(tmp_path / "tiny", num_classes=3).config.arch == "thin1"
     modes = [(tmp_path / n).stat().st_mode for n in ("MANIFEST.json", "tiny/model.safetensors")]
     assert modes[0] == modes[1]
 
@@ -231,6 +231,18 @@ def test_a_published_run_gives_the_same_network_rows_and_attackers(trained, tmp_
     assert 0 < (found[0] - found[1]).abs().max() < 1e-3
 
 
+def test_a_file_that_is_published_again_keeps_its_mirrors(trained, tmp_path):
+    assert published(tmp_path, trained) == 0
+    path = tmp_path / "MANIFEST.json"
+    manifest = json.loads(path.read_text())
+    for mirrors, sha256 in ((["https://example.org/w"], None), ([], "0" * 64)):
+        entry = manifest["checkpoints"]["digits/complex"]
+        entry |= {"mirrors": ["https://example.org/w"], "sha256": sha256 or entry["sha256"]}
+        path.write_text(json.dumps(manifest))
+        assert published(tmp_path, trained) == 0
+        assert publish.read_manifest(tmp_path)["digits/complex"]["mirrors"] == mirrors
+
+
 def rng():
     return torch.Generator().manual_seed(0)
 
@@ -265,7 +277,7 @@ def test_rows_alone_are_published_too_and_still_judged(trained, tmp_path, capsys
     assert command(tmp_path, "download", "digits/other") == 2
     copy = tmp_path / "digits/complex"
     assert not (copy / "model.safetensors").exists()
-    assert set(verdicts.newest(copy)) == set(verdicts.newest(trained / "digits/complex"))
+    assert set(of_attacked_run(copy)) == set(of_attacked_run(trained / "digits/complex"))
 
 
 def test_a_run_that_names_this_machine_is_not_published(trained, tmp_path, capsys):
@@ -314,21 +326,21 @@ def test_the_repositorys_own_checkpoints_are_as_published():
     assert runs - whole == commands.keys()
 
 
-FOLDER = app.Path(complexnn.__file__).parent.parent / "checkpoints"
+FOLDER = Path(complexnn.__file__).parent.parent / "checkpoints"
 
 
 def test_rows_of_new_attacks_are_added_to_the_published_ones(
     trained, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    published = Path("checkpoints")
-    published.mkdir()
-    assert published(published, trained) == 0
-    victim = published / "digits/complex"
+    folder = Path("checkpoints")
+    folder.mkdir()
+    assert published(folder, trained) == 0
+    victim = folder / "digits/complex"
     before = results.read_rows(victim / "results.jsonl")
     weights = (victim / "model.safetensors").read_bytes()
 
-    assert command(published, "add") == 2
+    assert command(folder, "add") == 2
     assert "no published network was attacked" in capsys.readouterr().err
 
     words = ["inversion", "--victim", str(victim), "--only", "dec(x) set", "--steps", "4"]
@@ -340,11 +352,11 @@ def test_rows_of_new_attacks_are_added_to_the_published_ones(
     attacked = Path("runs/published/digits/complex") / grid
     images = torch.rand(2, 1, 8, 8)
     pictures.keep_pixels(attacked, {"input": images}, before[0]["victim"])
-    assert command(published, "add", "digits/complex") == 0
+    assert command(folder, "add", "digits/complex") == 0
     assert set(pictures.read_pixels(victim / grid)) == {"input"}
     for more, kept in ((["dec(x)"], {"input", "dec(x)"}), ([], {"input", "dec(x)"})):  # no fewer
         pictures.keep_pixels(attacked, dict.fromkeys(["input", *more], images), before[0]["victim"])
-        assert command(published, "add", "digits/complex") == 0
+        assert command(folder, "add", "digits/complex") == 0
         assert set(pictures.read_pixels(victim / grid)) == kept
     after = {row["name"]: row for row in results.read_rows(victim / "results.jsonl")}
     assert set(after) == {row["name"] for row in before} | {"span"}
@@ -352,9 +364,9 @@ def test_rows_of_new_attacks_are_added_to_the_published_ones(
     assert after["inversion dec(x) set"]["config"]["steps"] == 4
     assert after["inversion dec(x)"]["config"]["steps"] == 3
     assert (victim / "model.safetensors").read_bytes() == weights
-    assert set(verdicts.newest(victim)) == set(after)
+    assert set(of_attacked_run(victim)) == set(after)
 
-    assert command(published, "add", "digits/original") == 2
+    assert command(folder, "add", "digits/original") == 2
     assert "known: digits/complex" in capsys.readouterr().err
     path = Path("runs/published/digits/complex/results.jsonl")
     kept = path.read_text()
@@ -364,6 +376,6 @@ def test_rows_of_new_attacks_are_added_to_the_published_ones(
     ):
         path.write_text(kept.replace(old, new))
         there = (victim / "results.jsonl").read_text()
-        assert command(published, "add") == 2
+        assert command(folder, "add") == 2
         assert told in capsys.readouterr().err
         assert (victim / "results.jsonl").read_text() == there

@@ -373,7 +373,7 @@ def test_help_names_every_flag(command, capsys):
             ["--dataset", "imagenet"],
             "known: digits, fashion-mnist, cifar10, cifar100, celeba, cub200, folder",
         ),
-        (["--arch", "vgg99"], "known: lenet, lenet5, resnet20"),
+        (["--arch", "vgg99"], "known: lenet, resnet20, resnet32"),
         (["--colour", "red"], "--colour, red; known: --arch --variant --kind"),
         (["--epochs", "many"], "--epochs"),
         (["--epochs"], "--epochs"),

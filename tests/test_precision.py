@@ -77,11 +77,10 @@ def test_autocast_keeps_norms_and_moduli_in_float32():
     x = torch.full((2, 2, 3, 4, 4), 300.0, dtype=torch.float16)
     with torch.autocast("cpu", dtype=torch.float16):
         assert cF.modulus(x).dtype == torch.float32
-        assert cF.mean_square(x).dtype == torch.float32
         assert layers.BatchNorm(3)(x).dtype == torch.float16
 
 
-@pytest.mark.parametrize("arch", ["lenet", "lenet5", "resnet20"])
+@pytest.mark.parametrize("arch", ["lenet", "resnet20"])
 @pytest.mark.parametrize("settings", [{}, {"dim": 3, "group": "packed"}, {"weights": "complex"}])
 @pytest.mark.parametrize("training", [True, False])
 def test_compiles_as_one_graph_with_the_same_results(arch, settings, training):
@@ -138,7 +137,7 @@ def test_training_compiles_each_part_once_and_evaluation_nothing(graphs, tmp_pat
 
 def test_the_bench_compiles_more_networks_than_the_compiler_would(graphs):
     config = bench.BenchConfig(dims=(2, 3, 4, 5, 6), image_size=12, rounds=1, device="cpu")
-    bench.compare(config, "inference", 60, "fp32", compiled=True)
+    bench.compare(config, bench.Comparison("inference", 60, "fp32", compiled=True))
     servers = {shapes[0][:3] for shapes in graphs if len(shapes[0]) == 5}
     assert servers == {(60 // p, d, 16) for d in config.dims for p in (1, d)}
 

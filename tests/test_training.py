@@ -19,7 +19,7 @@ from complexnn.config import DataConfig, InputError, NetConfig, TrainConfig
 from complexnn.config_attack import AttackConfig
 from complexnn.data import datasets
 from complexnn.data.images import Batch, ImageSet
-from complexnn.networks.modules import Critic
+from complexnn.networks.critic import Critic
 from complexnn.networks.splitnet import Groups
 from complexnn.rotation import functional as cF
 from complexnn.runs import checkpoint

@@ -19,7 +19,7 @@ from complexnn.attacks.threat import Answer, Seen
 from complexnn.config import NetConfig
 from complexnn.config_attack import AttackConfig
 from complexnn.networks.attack_networks import PropertyClassifier, UNet
-from complexnn.networks.modules import Critic
+from complexnn.networks.critic import Critic
 from complexnn.networks.registry import topology
 from complexnn.runs import checkpoint
 from complexnn.runs.seeds import random_for

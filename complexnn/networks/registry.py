@@ -15,9 +15,10 @@ from torch import nn
 from complexnn.config import InputError, NetConfig, choose
 from complexnn.config_io import from_dict
 from complexnn.networks.classic import alexnet, vgg16
+from complexnn.networks.encoder import Normalise, generator
 from complexnn.networks.kit import REAL, Gate, equivariant_kit
-from complexnn.networks.lenet import lenet, lenet5
-from complexnn.networks.modules import LocalServer, Normalise, generator
+from complexnn.networks.lenet import lenet
+from complexnn.networks.local_server import LocalServer
 from complexnn.networks.resnet import resnet
 from complexnn.networks.splitnet import SplitNet
 from complexnn.networks.thin import thin
@@ -27,6 +28,8 @@ from complexnn.runs import checkpoint
 
 @dataclass(frozen=True)
 class Architecture:
+    """How one is made, and what the paper says of it."""
+
     make: Callable[..., Topology]
     gate: Gate  # the paper: c = 1 in ResNets, each channel's mean modulus in the others
     variants: tuple[str, ...] = ("alpha",)
@@ -35,7 +38,6 @@ class Architecture:
 
 ARCHITECTURES = {
     "lenet": Architecture(lenet, "mean"),
-    "lenet5": Architecture(lenet5, "mean"),
     **{
         f"resnet{depth}": Architecture(partial(resnet, depth=depth), "fixed", ("alpha", "beta"))
         for depth in (20, 32, 44, 56, 110)

@@ -1,3 +1,5 @@
-"""What a run draws, shows and leaves on disk. Start with ``checkpoint`` (weights, the state to go
-on from, files that are written whole) and ``results`` (``config.json`` and the rows); ``seeds`` is
-where every random number of a run comes from."""
+"""What a run leaves on disk: weights, states, rows, tables, pictures.
+
+Start with ``checkpoint`` (weights, the state to go on from, files that are written whole) and
+``results`` (``config.json`` and the rows); ``seeds`` is where a run's random numbers come from.
+"""
