@@ -553,7 +553,7 @@ def test_an_attack_is_a_function_of_what_was_released():
 
 # The modules that hold the truth, or what answers are compared with.
 EVALUATION = {
-    "user", "scoring", "gallery", "baselines", "target", "measure", "grid", "evaluation",
+    "user", "scoring", "gallery", "baselines", "target", "trial", "grid", "evaluation",
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from test_attacks import make_attacker, make_user
 
 import complexnn
 from complexnn import metrics
-from complexnn.attacks import evaluation, measure, target, worst
+from complexnn.attacks import evaluation, target, trial, worst
 from complexnn.attacks.fitting import Knowledge, together, whole_groups
 from complexnn.attacks.user import Truth
 from complexnn.commands import app
@@ -124,7 +124,7 @@ def test_images_that_share_a_key_count_as_one():
     groups = torch.arange(40).repeat_interleave(8)
     order = torch.randperm(320)
     values, groups = each.repeat_interleave(8)[order], groups[order]
-    over_groups = measure.interval("rmse", values.unsqueeze(0), groups.unsqueeze(0))
+    over_groups = trial.interval("rmse", values.unsqueeze(0), groups.unsqueeze(0))
     alone = metrics.mean_interval(each)
     over_images = metrics.mean_interval(values)
     assert over_groups == pytest.approx(alone, abs=0.01)
@@ -134,13 +134,13 @@ def test_images_that_share_a_key_count_as_one():
 def test_more_draws_of_groups_do_not_narrow_the_interval():
     values = torch.rand(40).repeat_interleave(8)
     groups = torch.arange(40).repeat_interleave(8)
-    one = measure.interval("rmse", values.expand(1, -1), groups.expand(1, -1))
-    five = measure.interval("rmse", values.expand(5, -1), groups.expand(5, -1))
+    one = trial.interval("rmse", values.expand(1, -1), groups.expand(1, -1))
+    five = trial.interval("rmse", values.expand(5, -1), groups.expand(5, -1))
     assert five == pytest.approx(one)
 
 
 def test_what_is_measured_lands_at_its_image():
-    found = measure.Columns(2, 4)
+    found = trial.Columns(2, 4)
     for draw, index in ((0, [0, 1]), (0, [2, 3]), (1, [3, 0]), (1, [2, 1])):
         index = torch.tensor(index)
         found.note(draw, index, {"rmse": 10.0 * draw + index, "logits": index.expand(2, 2).T})

@@ -7,7 +7,7 @@ and nothing else (:mod:`complexnn.attacks.threat`).
 Where to start reading, top to bottom:
 
 - ``roster``: every attack in one table; ``answers`` has the functions in it.
-- ``evaluation``: what is asked for becomes rows; ``target`` is a network under attack, ``measure``
+- ``evaluation``: what is asked for becomes rows; ``target`` is a network under attack, ``trial``
   one attack on it, ``worst`` the best of all inversions, ``grid`` their picture.
 - ``scoring``: how answers are compared with the truth; ``gallery`` and ``baselines`` are what
   stands beside them; ``user`` keeps the truth. No attack imports any of these.
@@ -16,5 +16,5 @@ Where to start reading, top to bottom:
   trains on them.
 - One file for each family: ``mean_feature``, ``phase``, ``ica``, ``regression``, ``critic_search``,
   ``dss`` (with what they share in ``keys`` and ``whitening``), ``release`` and ``intersection``
-  (``spans``), ``span``, ``inversion``, ``optimise``, ``substitute``, ``inference``.
+  (``bases``), ``span``, ``inversion``, ``optimise``, ``substitute``, ``inference``.
 """

@@ -36,7 +36,7 @@ from complexnn.networks.attack_networks import FeatureDenoiser, UNet
 from complexnn.rotation import functional as cF
 from complexnn.training.terms import near_members
 
-# All of these were chosen by hand on small networks.
+# All of these are chosen by hand.
 ITERATIONS = 60
 FIRST, LAST = 1.0, 0.3  # supposed angle of a view from its member, in rad
 # It falls geometrically over two thirds of the steps, then stays; or is the same, where unknown.
@@ -175,31 +175,33 @@ def separate(
     flat = released.flatten(2)
     # A pseudo-inverse: copies in a group make parts that depend on each other.
     inverse = torch.linalg.pinv(double(flat @ flat.mT), hermitian=True).to(flat)
-
-    def restored(frame: Tensor, angle: float) -> tuple[Tensor, Tensor]:
-        """What the denoiser makes of each view, and how far from it, relative to its power."""
-        views = cF.rotate(released, frame)
-        clean = denoise(views.flatten(0, 1), angle).unflatten(0, views.shape[:2]).flatten(2)
-        power = views.flatten(2).square().sum(-1).clamp(min=1e-30)
-        return clean, (clean - views.flatten(2)).square().sum(-1) / power
-
     least = torch.full((groups,), torch.inf, device=released.device)
     best = torch.eye(dim).to(flat).expand(groups, dim, dim)
     for frame in starts:
         for angle in angles:
-            # Denoise: each view moves towards the member that it is nearest to.
-            clean, change = restored(frame, angle)
+            clean, change = _denoised(released, frame, denoise, angle)
             if angle == angles[-1]:
-                # A view of one member is what the denoiser makes of it, so little change is the
+                # What shows one member is what the denoiser makes of it, so little change is the
                 # sign of a good frame, which needs no truth. At other angles it is not comparable.
-                change = change.mean(dim=1)
                 best = torch.where((change < least).view(-1, 1, 1), frame, best)
                 least = torch.minimum(change, least)
             # Project: the coefficients of the parts that come nearest to what was made.
             rows = F.normalize(clean @ flat.mT @ inverse, dim=-1)
-            # Where the denoiser changes nothing, a row keeps only itself. Taking a share of that
-            # off lets the rest, which is where the row moves to, weigh more.
+            # The more of itself a row keeps, the slower it moves: a share of that is taken off.
             own = (rows * frame).sum(dim=-1, keepdim=True)
-            # Polar factor: rows of a key are orthonormal, and so no two views settle at one member.
+            # Polar factor: rows of a key are orthonormal, so that no two views may end at one
+            # member. Of all orthonormal frames it is the nearest.
             frame = nearest_orthogonal(rows - shift * own * frame)
     return best
+
+
+def _denoised(
+    released: Tensor, frame: Tensor, denoise: Denoise, angle: float
+) -> tuple[Tensor, Tensor]:
+    """What the denoiser makes of each view of a frame, ``(G, d, C·H·W)``, and how far that is from
+    the views, relative to their power, on average: ``(G,)``."""
+    views = cF.rotate(released, frame)
+    clean = denoise(views.flatten(0, 1), angle).unflatten(0, views.shape[:2]).flatten(2)
+    power = views.flatten(2).square().sum(-1).clamp(min=1e-30)
+    change = (clean - views.flatten(2)).square().sum(-1) / power
+    return clean, change.mean(dim=1)

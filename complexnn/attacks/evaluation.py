@@ -1,7 +1,7 @@
 """The attacks on one victim: what is asked for and not there yet is measured and becomes a row.
 
 The walk of a released tensor to a row: :func:`run` → :func:`make_rows` →
-:func:`~complexnn.attacks.measure.measure` → ``ask``, which gives it to the attack's ``answer`` and
+:func:`~complexnn.attacks.trial.measure` → ``ask``, which gives it to the attack's ``answer`` and
 the answer to :mod:`complexnn.attacks.scoring` → ``results.append_row``.
 """
 
@@ -16,9 +16,9 @@ from typing import Any
 
 from complexnn.attacks import grid, roster, worst
 from complexnn.attacks.fitting import together
-from complexnn.attacks.measure import Measured, Numbers, measure
 from complexnn.attacks.roster import Attack
 from complexnn.attacks.target import Target
+from complexnn.attacks.trial import Measured, Numbers, measure
 from complexnn.config import OWN, AttackConfig, InputError, NetConfig, from_dict, to_dict
 from complexnn.data.images import Dataset, ImageSet
 from complexnn.networks.splitnet import SplitNet

@@ -81,8 +81,8 @@ def _sphering(covariance: Tensor) -> Tensor:
     """The symmetric inverse root ``(G, d, d)``, after which parts are uncorrelated and of variance
     1. Directions without variance, as of equal parts, count as if they had 1e-9 of the largest."""
     values, vectors = torch.linalg.eigh(double(covariance))
-    floor = 1e-9 * values.amax(dim=1, keepdim=True).clamp(min=1e-30)
-    return (vectors * values.clamp(min=floor).rsqrt().unsqueeze(1) @ vectors.mT).to(covariance)
+    least = 1e-9 * values.amax(dim=1, keepdim=True).clamp(min=1e-30)
+    return (vectors * values.clamp(min=least).rsqrt().unsqueeze(1) @ vectors.mT).to(covariance)
 
 
 def _negentropy(sources: Tensor) -> Tensor:

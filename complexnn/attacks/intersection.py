@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from complexnn.attacks.spans import basis, inverse_root
+from complexnn.attacks.bases import basis, inverse_root
 from complexnn.metrics import double
 
 CHUNK = 32  # images whose releases are compared at a time
 RIDGE = 0.1  # of a group's mean power, against the errors of a spike; chosen by hand
-FLOOR = 1e-12  # of a Gram matrix's largest eigenvalue: less is none
+RANK = 1e-12  # of a Gram matrix's largest eigenvalue: less is none
 Sending = tuple[Tensor, Tensor]  # groups (G, d, C, H, W), and which of them holds each image (B,)
 
 
@@ -55,8 +55,8 @@ def _meet(first: Sending, others: Sequence[Sending]) -> Tensor:
     to the span of release r. What all spans hold has the cosine 1 in each, so the sum of squares is
     largest there, and R - 1 if nothing was rounded.
     """
-    place, (base, scale) = first[1], basis(_flat(first[0]), floor=FLOOR)
-    bases = [(basis(_flat(groups), floor=FLOOR)[0], where) for groups, where in others]
+    place, (base, scale) = first[1], basis(_flat(first[0]), rtol=RANK)
+    bases = [(basis(_flat(groups), rtol=RANK)[0], where) for groups, where in others]
     views = []
     for chunk in torch.arange(len(place)).split(CHUNK):
         mine = base[place[chunk]]
@@ -81,7 +81,7 @@ def _spike(first: Sending, others: Sequence[Sending]) -> Tensor:
     """
     releases = [first, *others]
     every = double(torch.cat([groups.flatten(0, 1) for groups, _ in releases]).flatten(1))
-    whiten = inverse_root(every.mT @ every / len(every), floor=FLOOR)
+    whiten = inverse_root(every.mT @ every / len(every), rtol=RANK)
     white = [(_flat(groups) @ whiten, place) for groups, place in releases]
     parts, numbers = white[0][0].shape[1:]
     ridge = RIDGE * parts * torch.eye(numbers).to(whiten)

@@ -150,7 +150,7 @@ class KeyAttacks(Mapping[str, Directions]):
         """Tells features from what wrong keys show."""
         channels, *size = self.released
         return self.networks.get(
-            "judge",  # the name that seeds and files have had from the start
+            "judge",  # the name that its seed and its file have had from the start
             lambda: Critic(channels, tuple(size), width=self.networks.width(32)),
             lambda model, rng: critic_search.fit_critic(
                 model, self.knowledge, self.networks.config, rng

@@ -34,15 +34,22 @@ def phase(released: Tensor, known: ChannelWhitening) -> Tensor:
     widest = (following - ordered).argmax(dim=1, keepdim=True)
     theta = following.gather(1, widest).squeeze(1)
 
-    # Copies: x and y are multiples of one map, so that their Gram matrix has rank 1, and its
-    # leading eigenvector is (cos, sin) of θ + π/4, or its negative.
-    both = torch.stack([x, y], dim=1)
-    values, vectors = torch.linalg.eigh(double(both @ both.mT))
-    along = vectors[:, :, 1].to(both)
-    along = along * (cF.rotate(released, along.unsqueeze(1)).squeeze(1) * known.mean).sum(
-        dim=(1, 2, 3)
-    ).sign().unsqueeze(1)
-    copied = torch.atan2(along[:, 1], along[:, 0]) - math.pi / 4
-    copies = (values[:, 0] < 1e-6 * values[:, 1]).to(theta.device)
+    copied, copies = _of_copies(released, known)
     theta = torch.where(copies, copied, theta)
     return torch.stack([theta.cos(), theta.sin()], dim=-1).unsqueeze(1)
+
+
+def _of_copies(released: Tensor, known: ChannelWhitening) -> tuple[Tensor, Tensor]:
+    """θ of each group if its b is a copy of its a, and whether it is: ``(G,), (G,)``.
+
+    Both parts are multiples of one map then. Their Gram matrix has rank 1, and its leading
+    eigenvector is (cos, sin) of θ + π/4, or its negative.
+    """
+    both = released.flatten(2)
+    values, vectors = torch.linalg.eigh(double(both @ both.mT))
+    along = vectors[:, :, 1].to(both)
+    view = cF.rotate(released, along.unsqueeze(1)).squeeze(1)
+    along = along * (view * known.mean).sum(dim=(1, 2, 3)).sign().unsqueeze(1)
+    theta = torch.atan2(along[:, 1], along[:, 0]) - math.pi / 4
+    rounding = 1e-6 * values[:, 1]  # of a Gram matrix in float32
+    return theta, (values[:, 0] < rounding).to(theta.device)

@@ -34,14 +34,14 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from complexnn.attacks.bases import basis
 from complexnn.attacks.keys import nearest_orthogonal
-from complexnn.attacks.spans import basis
 from complexnn.metrics import double
 
 # Of these, the number of draws and of directions are chosen by hand, as are the factors 8 and 4 on
 # what rounding explains: several standard deviations.
 DIRECTIONS = 128  # in which groups are compared at least; 16 for each part
-FLOOR = 1e-13  # of a Gram matrix's largest eigenvalue: less is none
+RANK = 1e-13  # of a Gram matrix's largest eigenvalue: less is none
 TILE = 1 << 25  # numbers: 128 MiB of float32
 ENOUGH = 16  # misfits that a gap is compared with
 DRAWS = 4  # of random weights that tell members apart
@@ -77,7 +77,7 @@ def recover(released: Tensor, *, seed: int = 0) -> Members:
     if parts == 1 or groups < 2 or 2 * parts > numbers:
         return _collect(flat, torch.zeros(0, 2, dtype=torch.long), torch.zeros(0).long(), rng)
     whiten, tolerance = _whitening(flat, rng)
-    base, scale = basis(_apply(flat, whiten), floor=FLOOR)
+    base, scale = basis(_apply(flat, whiten), rtol=RANK)
     pairs = _candidates(base, rng)
     misfits = torch.cat([_compare(base, scale, chunk)[0] for chunk in pairs.split(4096)])
     limit, strange = _limit(misfits[:, 0], tolerance)
@@ -237,7 +237,7 @@ def _meet(flat: Tensor, pairs: Tensor, shared: Tensor) -> tuple[Tensor, Tensor, 
     """Projections of each group's parts on what it shares with the other, ``(P, d, d)`` twice, and
     the misfit of the views."""
     wanted, place = pairs.unique(return_inverse=True)
-    base, scale = basis(double(flat[wanted]), floor=FLOOR)
+    base, scale = basis(double(flat[wanted]), rtol=RANK)
     misfits, mine, theirs = _compare(base, scale, place)
     among = torch.arange(flat.shape[1], device=flat.device) < shared.unsqueeze(1)
     projections = []

@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 
-def inverse_root(matrices: Tensor, *, floor: float) -> Tensor:
+def inverse_root(matrices: Tensor, *, rtol: float) -> Tensor:
     """Symmetric inverse square roots of semi-definite matrices on their ranges, ``(..., d, d)``.
 
-    Eigenvalues below ``floor`` of the largest count as 0 and stay 0: dependent parts, such as
+    Eigenvalues below ``rtol`` of the largest count as 0 and stay 0: dependent parts, such as
     copies, add no direction. Callers choose it by hand, far above double precision's 2e-16.
     """
     values, vectors = torch.linalg.eigh(matrices)
-    least = floor * values.amax(dim=-1, keepdim=True).clamp(min=1e-30)
+    least = rtol * values.amax(dim=-1, keepdim=True).clamp(min=1e-30)
     root = torch.where(values > least, values.clamp(min=least).rsqrt(), 0.0)
     return vectors * root.unsqueeze(-2) @ vectors.mT
 
 
-def basis(flat: Tensor, *, floor: float) -> tuple[Tensor, Tensor]:
+def basis(flat: Tensor, *, rtol: float) -> tuple[Tensor, Tensor]:
     """Orthonormal rows that span each group's parts, ``(G, d, N)``, and the symmetric matrix that
     made them of the parts, ``(G, d, d)``. Give it double precision: spans have much in common."""
-    scale = inverse_root(flat @ flat.mT, floor=floor)
+    scale = inverse_root(flat @ flat.mT, rtol=rtol)
     return scale @ flat, scale
