@@ -474,7 +474,8 @@ NOISE = {"dim": 3, "group": "packed", "gaussian_decoys": 2}
 
 
 def test_every_attack_answers_for_every_kind_of_group(tmp_path):
-    """With sets for groups and with nothing of the victim changed."""
+    """With sets for groups and with nothing of the victim changed. Networks are kept under names
+    that published ones have, too, and from which seeds derive."""
     for number, settings in enumerate(
         ({"kind": "additional"}, {}, {"dim": 3}, {"dim": 3, "group": "packed"}, NOISE)
     ):
@@ -510,6 +511,11 @@ def test_every_attack_answers_for_every_kind_of_group(tmp_path):
         after = attacker.knowledge.net.state_dict()
         assert all(torch.equal(before[k], v) for k, v in after.items())
         assert not attacker.knowledge.net.training
+    shown = ("images", "features", "reconstructions", "released", "dss")
+    assert {path.stem for path in tmp_path.rglob("*.safetensors")} == {
+        "angle", "judge", "denoiser", "dec_x", "dec_a", "dec_set", "dec_substitute",
+        *(f"substitute_{i}" for i in range(3)), *(f"property_{what}" for what in shown),
+    }  # fmt: skip
 
 
 def test_attackers_are_trained_on_no_test_image(tmp_path):

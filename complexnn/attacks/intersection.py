@@ -76,8 +76,8 @@ def _spike(first: Sending, others: Sequence[Sending]) -> Tensor:
     """The view that is nearest to the leading eigenvector of the releases' second moments, in
     numbers that are white over all groups seen.
 
-    The view minimises its distance from that eigenvector plus a ridge: where parts are about as
-    many as numbers they could explain anything, errors of the eigenvector included.
+    Its coefficients are those of a ridge regression of that eigenvector on the parts: where parts
+    are about as many as numbers they could explain anything, errors of the eigenvector included.
     """
     releases = [first, *others]
     every = double(torch.cat([groups.flatten(0, 1) for groups, _ in releases]).flatten(1))

@@ -38,13 +38,14 @@ from complexnn.attacks.bases import basis
 from complexnn.attacks.keys import nearest_orthogonal
 from complexnn.metrics import double
 
-# Of these, the number of draws and of directions are chosen by hand, as are the factors 8 and 4 on
-# what rounding explains: several standard deviations.
+# All of these are chosen by hand.
 DIRECTIONS = 128  # in which groups are compared at least; 16 for each part
 RANK = 1e-13  # of a Gram matrix's largest eigenvalue: less is none
 TILE = 1 << 25  # numbers: 128 MiB of float32
 ENOUGH = 16  # misfits that a gap is compared with
 DRAWS = 4  # of random weights that tell members apart
+CLEAR, ROUNDED = 4, 8  # standard deviations of rounding: a direction above, a misfit below
+ODDS = 100  # to one, that a gap between misfits is not as wide by chance
 
 
 @dataclass(frozen=True)
@@ -114,14 +115,16 @@ def _whitening(flat: Tensor, rng: Generator) -> tuple[Tensor | None, float]:
     keep = min(max(DIRECTIONS, 16 * parts), groups * parts // 4, numbers)
     epsilon = _precision(rows)
     if keep < 4 * parts:
-        return None, 8 * epsilon
+        return None, ROUNDED * epsilon
     some = double(rows[torch.randperm(len(rows), generator=rng)[: 8 * keep].to(rows.device)])
     _, strength, axes = torch.linalg.svd(some, full_matrices=False)
     strength = strength[:keep] / math.sqrt(len(some))
     rounding = epsilon * some.square().mean().sqrt()
-    clear = strength > 4 * rounding
+    # Scaling up a direction that holds little but rounding would compare groups by that.
+    clear = strength > CLEAR * rounding
     strength, axes = strength[clear], axes[:keep][clear]
-    return axes.T / strength, 8 * (rounding / strength).square().mean().sqrt().item()
+    tolerance = ROUNDED * (rounding / strength).square().mean().sqrt().item()
+    return axes.T / strength, tolerance
 
 
 def _precision(rows: Tensor) -> float:
@@ -190,7 +193,7 @@ def _limit(misfits: Tensor, tolerance: float) -> tuple[float, float]:
     above, under = logs[(count + below) // 2] - logs[below], logs[below - 1] - logs[below // 2]
     # By chance, a gap is wider than the spread above it with probability exp(-certain), and than
     # the spread under it with 2^-below. Near their largest value misfits follow no power law.
-    certain = below * ((count + below) / (2 * below + 2)).log() > math.log(100)
+    certain = below * ((count + below) / (2 * below + 2)).log() > math.log(ODDS)
     clear = (gaps > above) & certain & (gaps == gaps.max())
     clear |= (gaps > under) & (below >= ENOUGH)
     if not clear.any():
