@@ -34,7 +34,8 @@ from complexnn.attacks.gallery import Gallery
 from complexnn.attacks.threat import Answer, Release, Seen
 from complexnn.attacks.user import Truth, User
 from complexnn.attacks.whitening import ChannelWhitening
-from complexnn.config import AttackConfig, DataConfig
+from complexnn.config import DataConfig
+from complexnn.config_attack import AttackConfig
 from complexnn.data import datasets
 from complexnn.networks.attack_networks import (
     AngleRegressor,

@@ -102,7 +102,7 @@ def test_attacks_of_several_processes_are_refused(tmp_path, monkeypatch, capsys)
 
 
 def test_each_process_draws_its_own_keys():
-    from complexnn.training.loop import random_for
+    from complexnn.runs.seeds import random_for
 
     first, second = (random_for("keys", 0, 1, 0, rank).initial_seed() for rank in (0, 1))
     assert first != second

@@ -14,7 +14,8 @@ from complexnn.attacks.attacker import Attacker
 from complexnn.attacks.baselines import Baselines
 from complexnn.attacks.fitting import Knowledge
 from complexnn.attacks.gallery import Gallery
-from complexnn.config import AttackConfig, DataConfig
+from complexnn.config import DataConfig
+from complexnn.config_attack import AttackConfig
 from complexnn.data import datasets
 from complexnn.rotation import functional as cF
 from complexnn.training import terms

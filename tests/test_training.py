@@ -16,13 +16,14 @@ from accelerate import Accelerator
 from PIL import Image
 
 import complexnn
-from complexnn.config import AttackConfig, DataConfig, InputError, NetConfig, TrainConfig
+from complexnn.config import DataConfig, InputError, NetConfig, TrainConfig
+from complexnn.config_attack import AttackConfig
 from complexnn.data import datasets
 from complexnn.data.images import Batch, ImageSet
-from complexnn.networks.modules import Critic
+from complexnn.networks.critic import Critic
 from complexnn.networks.splitnet import Groups
 from complexnn.rotation import functional as cF
-from complexnn.runs import checkpoint
+from complexnn.runs import checkpoint, seeds
 from complexnn.speed import bench
 from complexnn.training import loop, terms
 
@@ -270,7 +271,7 @@ def _stop_at(run, dataset, total_steps, rows, folder):
 
 def test_randomness_depends_on_the_place_alone():
     def first(*where):
-        return torch.rand(1, generator=loop.random_for("keys", *where)).item()
+        return torch.rand(1, generator=seeds.random_for("keys", *where)).item()
 
     assert first(0, 1, 2, 0) == first(0, 1, 2, 0)
     places = [(s, e, t, r) for s in (0, 1) for e in (1, 2) for t in (0, 1) for r in (0, 1)]
@@ -280,11 +281,11 @@ def test_randomness_depends_on_the_place_alone():
 def test_places_of_different_length_are_different_streams():
     where = [(), (0,), (0, 0), (3,), (3, 0), (3, 0, 0), (1, 1 << 32), (1, 0, 1), (1 << 32, 1)]
     where += [("3",), ("3", 0), ("a", "b"), ("ab",)]
-    seeds = {loop.random_for("keys", *place).initial_seed() for place in where}
-    assert len(seeds) == len(where)
-    assert loop.random_for("keys", np.int64(3)).initial_seed() in seeds
+    streams = {seeds.random_for("keys", *place).initial_seed() for place in where}
+    assert len(streams) == len(where)
+    assert seeds.random_for("keys", np.int64(3)).initial_seed() in streams
     with pytest.raises(ValueError, match="order, augment"):
-        loop.random_for("kyes", 0)
+        seeds.random_for("kyes", 0)
 
 
 def test_one_cycle_rises_and_falls():

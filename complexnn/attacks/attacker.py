@@ -20,7 +20,8 @@ from complexnn.attacks.fitting import FitLog, Knowledge, View, best_matching, ta
 from complexnn.attacks.key_attacks import KeyAttacks
 from complexnn.attacks.threat import Answer, Seen
 from complexnn.attacks.trained import TrainedNetworks
-from complexnn.config import AttackConfig, NetConfig
+from complexnn.config import NetConfig
+from complexnn.config_attack import AttackConfig
 from complexnn.networks.attack_networks import PropertyClassifier, UNet
 
 # Under which name a network that an attack needs is kept on disk, where it is another one.

@@ -14,8 +14,8 @@ from torch import Generator, Tensor
 
 from complexnn.attacks.fitting import FitLog, Knowledge, Observation, fit, take
 from complexnn.attacks.keys import QUARTER, Score, directions_at, frames_at, score_views
-from complexnn.config import AttackConfig
-from complexnn.networks.modules import Critic
+from complexnn.config_attack import AttackConfig
+from complexnn.networks.critic import Critic
 from complexnn.rotation import functional as cF
 
 

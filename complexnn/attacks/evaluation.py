@@ -19,7 +19,9 @@ from complexnn.attacks.fitting import together
 from complexnn.attacks.roster import Attack
 from complexnn.attacks.target import Target
 from complexnn.attacks.trial import Measured, Numbers, measure
-from complexnn.config import OWN, AttackConfig, InputError, NetConfig, from_dict, to_dict
+from complexnn.config import InputError, NetConfig
+from complexnn.config_attack import OWN, AttackConfig
+from complexnn.config_io import from_dict, to_dict
 from complexnn.data.images import Dataset, ImageSet
 from complexnn.networks.splitnet import SplitNet
 from complexnn.runs import checkpoint, results

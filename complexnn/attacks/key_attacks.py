@@ -23,7 +23,7 @@ from complexnn.attacks import (
 from complexnn.attacks.fitting import Knowledge
 from complexnn.attacks.trained import TrainedNetworks
 from complexnn.config import NetConfig
-from complexnn.networks.modules import Critic
+from complexnn.networks.critic import Critic
 from complexnn.networks.registry import topology
 
 log = logging.getLogger("complexnn")

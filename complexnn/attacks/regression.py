@@ -10,7 +10,8 @@ from torch import Generator, Tensor
 
 from complexnn.attacks.fitting import FitLog, Knowledge, Observation, fit, take
 from complexnn.attacks.keys import candidates, frames_at, match, nearest_orthogonal
-from complexnn.config import AttackConfig, NetConfig
+from complexnn.config import NetConfig
+from complexnn.config_attack import AttackConfig
 from complexnn.networks.attack_networks import AngleRegressor
 from complexnn.rotation import functional as cF
 

@@ -19,7 +19,8 @@ from complexnn.attacks.roster import Attack
 from complexnn.attacks.threat import Again, Seen
 from complexnn.attacks.user import Truth, User
 from complexnn.attacks.worst import slug
-from complexnn.config import AttackConfig, NetConfig, results_of
+from complexnn.config import NetConfig
+from complexnn.config_attack import AttackConfig, results_of
 from complexnn.data.images import Dataset, ImageSet
 from complexnn.networks.splitnet import SplitNet
 from complexnn.runs import checkpoint

@@ -15,9 +15,9 @@ import torch
 from torch import Generator, nn
 
 from complexnn.attacks.fitting import FitLog, Knowledge
-from complexnn.config import AttackConfig
+from complexnn.config_attack import AttackConfig
 from complexnn.runs import checkpoint
-from complexnn.training.loop import random_for
+from complexnn.runs.seeds import random_for
 
 log = logging.getLogger("complexnn")
 

@@ -17,7 +17,8 @@ from complexnn.networks.splitnet import (
     Key,
     SplitNet,
 )
-from complexnn.training.loop import eval_batch, random_for
+from complexnn.runs.seeds import random_for
+from complexnn.training.loop import eval_batch
 
 CROWD = 64  # packed groups among which queries are sent again
 BATCH = [field.name for field in dataclasses.fields(Batch)]

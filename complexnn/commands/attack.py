@@ -11,7 +11,8 @@ import torch
 import tyro
 
 from complexnn.commands.app import opened, parse, run
-from complexnn.config import AttackConfig, DataConfig, InputError, NetConfig
+from complexnn.config import DataConfig, InputError, NetConfig
+from complexnn.config_attack import AttackConfig
 from complexnn.data import datasets
 from complexnn.data.images import Dataset
 from complexnn.networks.splitnet import SplitNet
@@ -21,14 +22,14 @@ from complexnn.runs.devices import make_accelerator
 
 def main(argv: list[str]) -> None:
     """``python attack.py``: attack a trained network, or compare attacked ones."""
-    # Here, since these take seconds to import, which --help should not.
-    from complexnn.attacks import auxiliary, evaluation, target
-    from complexnn.report import verdicts
-
     if argv[:1] == ["compare"]:
         _compare(argv[1:])
         return
     config = parse(AttackConfig, argv, "attack.py")
+    # Here, since --help need not wait for them.
+    from complexnn.attacks import auxiliary, evaluation, target
+    from complexnn.report import attack_tables
+
     folder = config.run_dir
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("attack.py runs in one process: start it without torchrun")
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> None:
     print(f"output: {folder}", flush=True)
     evaluation.run(config, victim, control, dataset, own)
     if config.attack == "all" and config.only is None:
-        print(verdicts.write_report(folder, config.victim))
+        print(attack_tables.write_report(folder, config.victim))
     print(f"output: {folder}", flush=True)
 
 
@@ -97,14 +98,15 @@ class CompareConfig:
 
 
 def _compare(argv: list[str]) -> None:
-    from complexnn.report import figures, verdicts
+    from complexnn.report import attack_tables
+    from complexnn.report.figures import plots
 
     config = parse(CompareConfig, argv, "attack.py compare")
     if not config.runs:
         raise InputError("name at least one run folder")
-    print(verdicts.compare(config.runs).as_text())
+    print(attack_tables.compare(config.runs).as_text())
     if config.picture is not None:
-        figures.comparison(config.runs, config.picture)
+        plots.comparison(config.runs, config.picture)
         print(f"picture: {config.picture}")
 
 

@@ -19,14 +19,8 @@ from accelerate.utils import broadcast_object_list
 
 from complexnn import privacy
 from complexnn.commands.app import parse, run, unwritable
-from complexnn.config import (
-    InputError,
-    NetConfig,
-    TrainConfig,
-    changed,
-    from_dict,
-    to_dict,
-)
+from complexnn.config import InputError, NetConfig, TrainConfig
+from complexnn.config_io import changed, from_dict, to_dict
 from complexnn.data import datasets
 from complexnn.data.images import Dataset
 from complexnn.networks.registry import build, topology

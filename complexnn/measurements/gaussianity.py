@@ -27,8 +27,9 @@ from complexnn.data.images import Dataset
 from complexnn.networks.splitnet import SplitNet
 from complexnn.rotation import functional as cF
 from complexnn.runs.progress import track
+from complexnn.runs.seeds import random_for
 from complexnn.runs.tables import Table
-from complexnn.training.loop import eval_batch, random_for
+from complexnn.training.loop import eval_batch
 
 NODES = 32  # of the quadrature over t
 SHOWN = {"features": "an image's features", "released": "a released part"}

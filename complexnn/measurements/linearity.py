@@ -22,8 +22,9 @@ from complexnn.data.images import Dataset
 from complexnn.networks.defences import perturb
 from complexnn.networks.splitnet import SplitNet
 from complexnn.runs.progress import track
+from complexnn.runs.seeds import random_for
 from complexnn.runs.tables import Table, percent
-from complexnn.training.loop import error_interval, random_for
+from complexnn.training.loop import error_interval
 from complexnn.training.loop import evaluate as evaluate_task
 
 # A power of two: exact, and its square is far below a float's rounding.

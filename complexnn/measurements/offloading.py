@@ -27,8 +27,9 @@ from complexnn.privacy.offload import (
     offload,
 )
 from complexnn.runs.progress import track
+from complexnn.runs.seeds import random_for
 from complexnn.runs.tables import Table, percent
-from complexnn.training.loop import error_interval, random_for
+from complexnn.training.loop import error_interval
 
 CALIBRATION = 2048  # training images that set the bounds
 GALLERY = 1000  # candidates of the identification

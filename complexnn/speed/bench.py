@@ -31,12 +31,12 @@ from complexnn.networks.costs import dissect
 from complexnn.networks.registry import build
 from complexnn.runs.devices import make_accelerator
 from complexnn.runs.progress import track
+from complexnn.runs.seeds import random_for
 from complexnn.runs.tables import Table
 from complexnn.speed import competitors
 from complexnn.training.loop import (
     Training,
     compile_parts,
-    random_for,
     train_step,
 )
 

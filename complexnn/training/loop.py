@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import logging
 import math
 import os
@@ -40,6 +38,7 @@ from complexnn.runs.progress import (
     duration,
     track,
 )
+from complexnn.runs.seeds import random_for
 from complexnn.training.terms import Step, make_terms
 
 log = logging.getLogger("complexnn")
@@ -132,24 +131,6 @@ def memory_free(device: torch.device) -> float | None:
         return min(free, float(Path("/sys/fs/cgroup/memory.max").read_text()))
     except (OSError, ValueError):
         return free  # no container, or one without a bound
-
-
-_PURPOSES = ("order", "augment", "keys", "critic", "layers", "evaluation", "attack")
-
-
-def random_for(purpose: str, *where: int | str) -> Generator:
-    """The generator of one purpose at one place, such as (seed, epoch, step, rank).
-
-    Places of different length, or that differ in any number or name, have different streams.
-
-    Randomness is a function of where a run stands, never of how it came there: a run that goes on
-    after an interruption draws what the unbroken run would have drawn.
-    """
-    if purpose not in _PURPOSES:
-        raise ValueError(f"purpose must be one of {', '.join(_PURPOSES)}, got {purpose!r}")
-    place = [purpose, *(part if isinstance(part, str) else int(part) for part in where)]
-    digest = hashlib.sha256(json.dumps(place).encode()).digest()
-    return Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 # ------------------------------------------------------------------------------ evaluation
