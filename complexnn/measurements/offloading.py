@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from complexnn import metrics, privacy
-from complexnn.config import InputError, at_least, check_numbers
+from complexnn.config import InputError, NetConfig, at_least, check_numbers
 from complexnn.data import tasks
 from complexnn.data.images import Dataset, ImageSet
 from complexnn.networks.splitnet import SplitNet
@@ -88,6 +88,19 @@ class OffloadConfig:
         """ε, δ and r."""
         given = {n: getattr(self, n) for n in Guarantee._fields if getattr(self, n) is not None}
         return PRESETS[self.preset]._replace(**given)
+
+
+def check(victim: Path, net: NetConfig) -> None:
+    """Refuse a network whose server is not a plain one, layer by layer.
+
+    Raises:
+        InputError: a kind other than original and additional.
+    """
+    if net.kind not in ("original", "additional"):
+        raise InputError(
+            f"{victim} is of kind {net.kind}: offload a network without rotation, "
+            "original or additional"
+        )
 
 
 @torch.no_grad()
