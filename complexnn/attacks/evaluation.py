@@ -192,6 +192,17 @@ def made(config: AttackConfig, folder: Path, victim_hash: str) -> Rows:
     }
 
 
+def covers(before: AttackConfig, config: AttackConfig) -> bool:
+    """Whether ``before`` makes every row that ``config`` needs of its control, which is then only
+    read."""
+    return (
+        before.victim == config.control
+        and before.attack in ("all", config.attack)
+        and before.only is before.output_dir is config.output_dir is None
+        and _settings(before) == _settings(config)
+    )
+
+
 def _settings(config: AttackConfig) -> dict[str, Any]:
     """What a row depends on: not which attacks were asked for, on what and where. The victim and
     the control are compared by their weights."""
