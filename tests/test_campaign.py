@@ -452,6 +452,18 @@ def test_commands_wait_for_those_that_use_the_same_runs(tmp_path):
     assert [set(needed) for _, needed in waiting] == needs
 
 
+def test_commands_share_a_control_that_was_attacked(tmp_path):
+    """They read its rows, so they do not wait for each other; with other settings they do."""
+    runs = [tmp_path / name for name in ("control", "a", "b")]
+    lines = [f"train.py {TINY} --kind additional --output-dir {run}" for run in runs]
+    lines.append(f"attack.py all --victim {runs[0]} --budget quick")
+    beside = [f"--victim {run} --control {runs[0]} --budget quick" for run in runs[1:]]
+    lines += [f"attack.py inversion {beside[0]}", f"attack.py all {beside[1]}"]
+    lines += [f"attack.py span {flags} --seed 1" for flags in beside]
+    waiting = [set(after) for after, _ in waits(resolve(lines))]
+    assert waiting[4:] == [{0, 1, 3}, {0, 2, 3}, {0, 1, 3, 4, 5}, {0, 2, 3, 4, 5, 6}]
+
+
 @pytest.fixture(params=["cpu", "gpu"], scope="module")
 def paper(request, tmp_path_factory):
     """A budget, what it trains, by folder, what it attacks, as pairs of family and folder, and all

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from complexnn.attacks import dss, inversion, keys, roster, substitute
-from complexnn.attacks.evaluation import judged
+from complexnn.attacks import dss, inversion, keys, regression, roster, substitute
+from complexnn.attacks.target import judged
 from complexnn.config import NetConfig, TrainConfig
 from complexnn.config_attack import AttackConfig, Budget
 from complexnn.networks.attack_networks import FeatureDenoiser, PropertyClassifier
@@ -98,7 +98,7 @@ def _trained(attacks: Collection[roster.Attack], net: NetConfig) -> set[str]:
         return {"released_decoder" if name == "feature_decoder" else name for name in names}
     by_key = ("feature_decoder", "property features", "property reconstructions")
     if names.intersection(by_key):
-        names |= {"regressor", "judge"}
+        names |= {"regressor", "critic"}
     return names
 
 
@@ -145,7 +145,7 @@ def _networks(
     if dss.of_features(net, released):
         features = round(capacity * dss.WIDTH)
         separator = partial(dss.make_feature_denoiser, released, width=max(1, features)), one, 1
-    regressor = partial(keys.make_regressor, net, released)
+    regressor = partial(regression.make_regressor, net, released)
     return {
         "released_decoder": (decoder(queries), every, queries),
         "query_free": (decoder(queries), every, queries),
@@ -154,7 +154,7 @@ def _networks(
         "denoiser": single,
         "separator": separator,
         "regressor": (regressor, (1, parts, *released), queries),
-        "judge": (partial(Critic, channels, tuple(size)), (3, *released), 1),
+        "critic": (partial(Critic, channels, tuple(size)), (3, *released), 1),
         "property images": of_images,
         "property reconstructions": of_images,
         "property dss": of_images,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from complexnn.attacks import evaluation
 from complexnn.commands.app import parse
@@ -92,7 +93,7 @@ def resolve(
             job = _training(flags)
             trained[job.config.run_dir] = job
         elif script == "attack.py":
-            job = _attacking(flags, trained)
+            job = _attacking(flags, trained, [job.config for job in jobs])
         else:
             job = _measuring(script, flags, trained)
         jobs.append(job)
@@ -123,7 +124,7 @@ def _training(flags: list[str]) -> Job:
     return Job(words, config, config.data, _sized(config), finished, frozenset(), writes)
 
 
-def _attacking(flags: list[str], trained: dict[Path, Job]) -> Job:
+def _attacking(flags: list[str], trained: dict[Path, Job], before: Sequence[Any]) -> Job:
     config = parse(AttackConfig, list(flags), "attack.py")
     words = ("attack.py", *flags)
     weights = config.victim / "model.safetensors"
@@ -141,10 +142,12 @@ def _attacking(flags: list[str], trained: dict[Path, Job]) -> Job:
         victim_hash = checkpoint.sha256(weights)
         finished = evaluation.done(config, net, victim_hash, hidden=hidden(data_config))
     reads, writes = {config.victim}, {config.run_dir}
-    if config.control is not None:  # it gets the same attacks
-        reads.add(config.control)
+    if config.control is not None:  # it gets the same attacks, unless it had them
         kept = config.output_dir and config.output_dir / "control"
-        writes.add(kept or results_of(config.control))
+        attacks = [c for c in before if isinstance(c, AttackConfig)]
+        covered = any(evaluation.covers(earlier, config) for earlier in attacks)
+        reads |= {config.control, results_of(config.control)}
+        writes |= set() if covered else {kept or results_of(config.control)}
     return Job(words, config, data_config, net, finished, frozenset(reads), frozenset(writes))
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from complexnn import metrics
 from complexnn.attacks.fitting import Knowledge
-from complexnn.attacks.keys import measure_statistics
+from complexnn.attacks.whitening import measure_channels
 from complexnn.config import InputError, NetConfig, at_least, check_numbers
 from complexnn.data.images import Dataset
 from complexnn.networks.splitnet import SplitNet
@@ -122,7 +122,7 @@ def evaluate(
     images and parts, beside as many independent Gaussian numbers."""
     rng = random_for("evaluation", config.seed)
     knowledge = Knowledge(net.eval(), dataset.train, dataset.validation, device)
-    known = measure_statistics(knowledge, rng)
+    known = measure_channels(knowledge, rng)
     chosen = torch.randperm(len(dataset.test), generator=rng)[: config.images]
     test, size = dataset.test.subset(chosen), eval_batch(net.config.dim)
     found: dict[str, list[Tensor]] = {}
