@@ -26,7 +26,7 @@ from complexnn.attacks import (
 )
 from complexnn.attacks.attacker import Attacker
 from complexnn.attacks.fitting import Knowledge, Observation, best_matching, take
-from complexnn.attacks.threat import Answer, Release, Seen
+from complexnn.attacks.threat import Answer, Repeat, Seen
 from complexnn.attacks.user import Truth, User
 from complexnn.config import AttackConfig, DataConfig
 from complexnn.data import datasets
@@ -256,7 +256,8 @@ def test_a_query_that_is_a_counterpart_elsewhere_is_no_stranger_there(tmp_path, 
     (batch,) = images.batches(40, CPU)
     index = torch.stack([torch.arange(40), torch.arange(40).roll(-1)], dim=1)
     parts = cF.gather_parts(net.features(batch.images), index)
-    released, key = net.rotate(complexnn.networks.splitnet.Groups(parts, index, 40), generator=rng)
+    groups = complexnn.networks.splitnet.Groups(parts, index, 40)
+    released, key, _ = net.rotate(groups, generator=rng)
     truth = Truth(batch, released, key, torch.arange(40))
     judge = scoring.Scoring(attacker, images)
     own, other = scoring.score_span(judge, Answer(released), truth)
@@ -536,7 +537,7 @@ def test_an_attack_is_a_function_of_what_was_released():
     """What an attack is given is made of tensors, none of them the truth's: the threat model."""
     assert types_in(Seen) <= {torch.Tensor, Ellipsis}
     assert {f.name for f in dataclasses.fields(Seen)} == {"released", "again"}
-    assert set(Release._fields) == {"released", "place"}
+    assert set(Repeat._fields) == {"released", "place"}
     for attack in roster.ROSTER:
         function = getattr(attack.answer, "func", attack.answer)
         hints = typing.get_type_hints(function)

@@ -129,9 +129,8 @@ def test_the_answer_does_not_depend_on_the_key_but_needs_it(group, dim, rng):
     for _ in range(20):  # statistics of fresh norms would let the signal fade to nothing
         net(images, generator=rng)
     net.eval()
-    groups = net.group(net.features(images), generator=rng)
-    released, key = net.rotate(groups, generator=rng)
-    other, other_key = net.rotate(groups, generator=rng)
+    released, key, groups = net.release(net.features(images), generator=rng)
+    other, other_key, _ = net.rotate(groups, generator=rng)
     plain = net.decode(net.process(released), key)
     torch.testing.assert_close(plain, net.decode(net.process(other), other_key), atol=1e-10, rtol=0)
 
@@ -169,8 +168,7 @@ def test_every_query_gets_its_answer(group, count, rng):
 def test_gaussian_decoys_are_released_with_the_group_and_dropped_from_the_answer(group, rng):
     net = small("thin4", dim=3, group=group, gaussian_decoys=200, decoy_scale=5.0).eval()
     images = torch.rand(9, 3, 16, 16)
-    groups = net.group(net.features(images), generator=rng)
-    released, key = net.rotate(groups, generator=rng)
+    released, key, groups = net.release(net.features(images), generator=rng)
     count = 3 if group == "packed" else 9
     assert released.shape == (count, 203, 4, 4, 4)
     assert key.directions.shape == (count, 3 if group == "packed" else 1, 203)

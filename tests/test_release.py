@@ -217,7 +217,7 @@ def ask(folder, members, count=60, **settings):
     (batch,) = images.batches(count, torch.device("cpu"))
     parts = cF.gather_parts(net.features(batch.images), members)
     rng = torch.Generator().manual_seed(1)
-    released, key = net.rotate(Groups(parts, members, count), generator=rng)
+    released, key, _ = net.rotate(Groups(parts, members, count), generator=rng)
     truth = Truth(batch, released, key, torch.arange(count))
     (attack,) = (a for a in roster.ROSTER if a.name == "release")
     judge = scoring.Scoring(attacker, images)

@@ -20,7 +20,7 @@ from complexnn.config import AttackConfig, DataConfig, InputError, NetConfig, Tr
 from complexnn.data import datasets
 from complexnn.data.images import Batch, ImageSet
 from complexnn.networks.modules import Critic
-from complexnn.networks.splitnet import Groups
+from complexnn.networks.splitnet import Groups, Release
 from complexnn.rotation import functional as cF
 from complexnn.runs import checkpoint, seeds
 from complexnn.speed import bench
@@ -46,8 +46,7 @@ def term_and_step(settings):
 
 def one_step(net, images, number=0):
     rng = torch.Generator().manual_seed(0)
-    groups = net.group(net.features(images), generator=rng)
-    return terms.Step(number, images, groups, net.rotate(groups, generator=rng)[0])
+    return terms.Step(number, images, net.release(net.features(images), generator=rng))
 
 
 @pytest.mark.parametrize("constraint", ["gradient-penalty", "weight-clipping"])
@@ -105,9 +104,11 @@ def test_true_and_wrong_features_are_what_keys_would_show(rng):
 def test_the_terms_gradient_is_that_of_the_gap(net, rng):
     """Through the graph, from the critic as it was before its step."""
     _, term, step = term_and_step(config(net=net))
-    parts = step.groups.parts.detach().requires_grad_()
+    groups = step.release.groups
+    parts = groups.parts.detach().requires_grad_()
+    release = step.release._replace(groups=groups._replace(parts=parts))
     before = copy.deepcopy(term.opponent)
-    value = term.loss(step._replace(groups=step.groups._replace(parts=parts)), rng)
+    value = term.loss(step._replace(release=release), rng)
     (fast,) = torch.autograd.grad(value, parts)
     queries = 3 if net else 1
     again = torch.Generator().manual_seed(0)
@@ -134,7 +135,7 @@ def test_a_critic_learns_to_tell_true_from_wrong(rng):
     for _ in range(150):
         parts = torch.rand(32, 2, 32, 4, 4)
         groups = Groups(parts, torch.arange(64).view(32, 2), 32)
-        gap = term.loss(terms.Step(0, parts, groups, parts), rng)
+        gap = term.loss(terms.Step(0, parts, Release(parts, None, groups)), rng)
     assert gap > 0.2
 
 

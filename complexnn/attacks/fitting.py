@@ -25,8 +25,9 @@ CHECKS = 10  # how often the attacker looks at its own validation images
 
 
 @dataclass(frozen=True)
-class Observation:
-    """A release with everything about it: what an attacker knows of its own queries."""
+class OwnRelease:
+    """A release in the hands of who made it, with images and key: what an attacker knows of its
+    own queries."""
 
     batch: Batch
     released: Tensor
@@ -34,13 +35,16 @@ class Observation:
 
     @property
     def parts(self) -> Tensor:
-        """The features behind the released tensor: ``(G, d, C, H, W)``."""
+        """The features behind the released tensor, rotated back: ``(G, d, C, H, W)``."""
         return cF.rotate(self.released, self.key.rotation.mT)
 
     @property
     def images(self) -> Tensor:
         """The images behind them: ``(G, d, C, H, W)``."""
         return self.batch.images[self.key.members]
+
+
+Observation = OwnRelease  # its old name, until the attacks use the new one
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,12 @@ class Knowledge:
     device: torch.device
 
     @torch.no_grad()
-    def observe(self, batch: Batch, generator: Generator) -> Observation:
+    def observe(self, batch: Batch, generator: Generator) -> OwnRelease:
         """Encode a batch of the attacker's own images under fresh keys; copies among them matter
         to nobody."""
         features = self.net.features(batch.images)
-        groups = self.net.group(features, generator=generator, closed=False)
-        return Observation(batch, *self.net.rotate(groups, generator=generator))
+        released, key, _ = self.net.release(features, generator=generator, closed=False)
+        return OwnRelease(batch, released, key)
 
     def batches(self, images: ImageSet, size: int) -> Iterator[Batch]:
         """The images in order, in batches of whole groups; a rest that fills none is left out."""
@@ -72,16 +76,16 @@ class Knowledge:
         whole = [chunk[: len(chunk) // dim * dim] for chunk in chunks]
         return self.train.fetch(whole, self.device)
 
-    def endless(self, batch_size: int, generator: Generator) -> Iterator[Observation]:
-        """Training observations, pass after pass, keys never twice the same."""
+    def endless(self, batch_size: int, generator: Generator) -> Iterator[OwnRelease]:
+        """Releases of training images, pass after pass, keys never twice the same."""
         while True:
             for batch in self.shuffled(batch_size, generator):
                 yield self.observe(batch, generator)
 
     def held_out(
         self, batch_size: int, *, limit: int = 1024, generator: Generator | None = None
-    ) -> list[Observation]:
-        """Observations of validation images, to choose among the attacker's states: of the first
+    ) -> list[OwnRelease]:
+        """Releases of validation images, to choose among the attacker's states: of the first
         ``limit``, or as many more as fill a group."""
         dim = together(self.net.config)
         count = min(-(-limit // dim) * dim, len(self.validation))
@@ -104,7 +108,7 @@ def whole_groups(count: int, size: int, dim: int) -> tuple[Tensor, ...]:
     return torch.arange(count).split([*sizes[:-1], count - sum(sizes[:-1])])
 
 
-Loss = Callable[[nn.Module, Observation], Tensor]
+Loss = Callable[[nn.Module, OwnRelease], Tensor]
 View = Callable[[Tensor], Answer]  # what an attacker makes of released groups: views of them
 
 

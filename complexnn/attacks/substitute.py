@@ -84,8 +84,8 @@ def fit_substitute(
 
     def loss(model: SplitNet, seen: Observation) -> Tensor:
         model.processing.eval()  # its statistics are the server's
-        groups = model.group(model.features(seen.batch.images), generator=generator, closed=False)
-        sent, key = model.rotate(groups, generator=generator)
+        features = model.features(seen.batch.images)
+        sent, key, _ = model.release(features, generator=generator, closed=False)
         logits = model.decode(model.process(sent), key)
         return tasks.loss(logits, seen.batch.labels).mean() + ALIGN * moments(sent).distance(
             released

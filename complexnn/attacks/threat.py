@@ -18,8 +18,8 @@ from torch import Tensor
 Again = Literal["same group", "fresh decoys", "other company"]
 
 
-class Release(NamedTuple):
-    """Images that were sent before, released another time."""
+class Repeat(NamedTuple):
+    """Another release of images that were sent before."""
 
     released: Tensor  # (G', d, C, H, W)
     place: Tensor  # (G, m): which of these G' groups repeats each of the m queries of a first group
@@ -29,10 +29,9 @@ class Release(NamedTuple):
 class Seen:
     """What the server sees of a user's queries."""
 
-    released: (
-        Tensor  # (G, d, C, H, W): one batch, or every batch of a draw, for attacks on it whole
-    )
-    again: tuple[Release, ...] = ()  # only for attacks on images that are sent several times
+    # (G, d, C, H, W): of one batch or, for attacks on a whole draw, of all its batches.
+    released: Tensor
+    again: tuple[Repeat, ...] = ()  # only for attacks on images that are sent several times
 
 
 @dataclass(frozen=True)

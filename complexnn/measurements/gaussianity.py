@@ -117,9 +117,8 @@ def evaluate(
     test, size = dataset.test.subset(chosen), eval_batch(net.config.dim)
     found: dict[str, list[Tensor]] = {}
     for batch in track(test.batches(size, device), -(-len(test) // size), "batches"):
-        groups = net.group(net.features(batch.images), generator=rng, closed=False)
-        released, _ = net.rotate(groups, generator=rng)
-        queries = cF.first_parts(groups.parts, net.config.queries)[: groups.queries]
+        released, key, groups = net.release(net.features(batch.images), generator=rng, closed=False)
+        queries = cF.first_parts(groups.parts, net.config.queries)[: key.queries]
         features = known.apply(queries.unsqueeze(1)).squeeze(1)
         samples = {
             "features": features,

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from complexnn.config import InputError, at_least, check_numbers
 from complexnn.data import tasks
 from complexnn.data.images import Dataset
-from complexnn.networks.defences import perturb
 from complexnn.networks.splitnet import SplitNet
 from complexnn.runs.progress import track
 from complexnn.runs.seeds import random_for
@@ -106,7 +105,7 @@ def evaluate(
     own = evaluate_task(net, test, device, draws=1, seed=config.seed)
     single, mean = [], []
     for batch in track(test.batches(BATCH, device), -(-len(test) // BATCH), "batches"):
-        queries = perturb(net.features(batch.images), net.config, rng)
+        queries = net.defended(net.features(batch.images), generator=rng)
         hidden = torch.stack([under_others(net.processing, g, queries) for g in groups])
         wrong = [_wrong(net.decoder(answers), batch.labels) for answers in hidden]
         single.append(torch.stack(wrong).mean(dim=0))

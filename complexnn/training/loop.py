@@ -160,8 +160,8 @@ def evaluate(
         batches = images.fetch(chunks, device)
         wrong = []
         for batch in track(batches, len(chunks), f"{what}, draw {draw + 1} of {draws}"):
-            groups = net.group(net.features(batch.images), generator=keys, closed=False)
-            released, key = net.rotate(groups, generator=keys)
+            features = net.features(batch.images)
+            released, key, _ = net.release(features, generator=keys, closed=False)
             logits = net.decode(net.process(released), key).float()
             wrong.append(tasks.errors(tasks.answers(logits, batch.labels), batch.labels).cpu())
             losses.append(tasks.loss(logits, batch.labels).cpu())
@@ -293,12 +293,11 @@ def train_step(run: Training, batch: Batch) -> None:
         group["lr"] = config.lr * one_cycle(done)
 
     with accelerator.autocast():
-        groups = net.group(net.features(batch.images), generator=keys)
-        released, key = net.rotate(groups, generator=keys)
-        logits = net.decode(net.process(released), key)
+        release = net.release(net.features(batch.images), generator=keys)
+        logits = net.decode(net.process(release.released), release.key)
     task = tasks.loss(cF.at_least_float32(logits), batch.labels).mean()
-    seen = Step(run.step, batch.images, groups, released)
-    terms = [term.loss(seen, random_for("critic", *place)) for term in run.terms]
+    step = Step(run.step, batch.images, release)
+    terms = [term.loss(step, random_for("critic", *place)) for term in run.terms]
     loss = task
     for term, value in zip(run.terms, terms, strict=True):
         loss = loss if value is None else loss + term.weight * value

@@ -17,7 +17,7 @@ from complexnn.metrics import distance_correlation
 from complexnn.networks.attack_networks import UNet
 from complexnn.networks.modules import Critic
 from complexnn.networks.registry import topology
-from complexnn.networks.splitnet import Groups
+from complexnn.networks.splitnet import Release
 from complexnn.rotation import functional as cF
 
 CRITIC_WIDTH = 16  # channels after its first layer
@@ -29,8 +29,7 @@ class Step(NamedTuple):
 
     number: int  # within the epoch
     images: Tensor
-    groups: Groups
-    released: Tensor
+    release: Release  # what the network made of them
 
 
 class Term:
@@ -143,7 +142,7 @@ class CriticTerm(Term):
         )
 
     def loss(self, step: Step, rng: Generator) -> Tensor | None:
-        config, parts = self.config, step.groups.parts
+        config, parts = self.config, step.release.groups.parts
         if step.number % self.every:
             return None
         groups, dim = parts.shape[:2]
@@ -190,9 +189,8 @@ class NoPeek(Term):
     name = "distance_correlation"
 
     def loss(self, step: Step, rng: Generator) -> Tensor:
-        members = step.groups.members
-        hidden = members[:, : self.config.net.queries]
-        released = cF.at_least_float32(step.released)
+        hidden = step.release.groups.members[:, : self.config.net.queries]
+        released = cF.at_least_float32(step.release.released)
         return distance_correlation(step.images[hidden].flatten(1), released.flatten(1))
 
 
@@ -239,9 +237,10 @@ class DecoderTerm(Term):
         return -F.mse_loss(decoder(shown).squeeze(1), images)
 
     def _shown(self, step: Step, rng: Generator) -> tuple[Tensor, Tensor]:
+        released, _, groups = step.release
         if self.config.net.queries == 1:
-            return cF.at_least_float32(step.released).flatten(1, 2), step.images
-        parts, members = cF.at_least_float32(step.groups.parts), step.groups.members
+            return cF.at_least_float32(released).flatten(1, 2), step.images
+        parts, members = cF.at_least_float32(groups.parts), groups.members
         place = torch.arange(members.shape[1]).expand(members.shape)
         near = near_members(place, parts.shape[1], rng).to(parts)
         return cF.rotate(parts, near).flatten(0, 1), step.images[members.flatten()]
