@@ -25,7 +25,7 @@ from complexnn.report import (
 )
 from complexnn.runs import results  # fmt: skip
 from complexnn.runs.pictures import keep_pixels, read_pixels
-from complexnn.training.loop import evaluate
+from complexnn.training.evaluation import evaluate
 
 ROOT = Path(__file__).parent.parent
 

@@ -37,7 +37,7 @@ from complexnn.networks.splitnet import SplitNet
 from complexnn.runs import checkpoint, results
 from complexnn.runs.pictures import keep_pixels, save_grid
 from complexnn.runs.progress import duration, track
-from complexnn.training.loop import eval_batch
+from complexnn.training.evaluation import eval_batch
 
 log = logging.getLogger("complexnn")
 PICTURES = 10  # random test images in a grid

@@ -18,7 +18,7 @@ from complexnn.data.images import Batch, ImageSet
 from complexnn.networks.splitnet import Key, SplitNet
 from complexnn.rotation import functional as cF
 from complexnn.runs.progress import track
-from complexnn.training.loop import weight_groups
+from complexnn.training.optimiser import weight_groups
 
 log = logging.getLogger("complexnn")
 CHECKS = 10  # how often the attacker looks at its own validation images

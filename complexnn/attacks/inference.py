@@ -15,7 +15,7 @@ from complexnn.config import AttackConfig
 from complexnn.data import tasks
 from complexnn.data.images import ImageSet
 from complexnn.networks.attack_networks import PropertyClassifier
-from complexnn.training.loop import eval_batch
+from complexnn.training.evaluation import eval_batch
 
 NEIGHBOURS = (1, 3, 5)
 REFERENCES = 5000  # of the attacker's images in the k-NN's memory

@@ -14,7 +14,7 @@ from complexnn.attacks.threat import Again, Repeat, Seen
 from complexnn.data.images import Batch, ImageSet
 from complexnn.networks.splitnet import Groups, Key, SplitNet
 from complexnn.runs.seeds import random_for
-from complexnn.training.loop import eval_batch
+from complexnn.training.evaluation import eval_batch
 
 CROWD = 64  # packed groups among which queries are sent again
 BATCH = [field.name for field in dataclasses.fields(Batch)]

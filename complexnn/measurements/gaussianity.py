@@ -29,7 +29,7 @@ from complexnn.rotation import functional as cF
 from complexnn.runs.progress import track
 from complexnn.runs.seeds import random_for
 from complexnn.runs.tables import Table
-from complexnn.training.loop import eval_batch
+from complexnn.training.evaluation import eval_batch
 
 NODES = 32  # of the quadrature over t
 SHOWN = {"features": "an image's features", "released": "a released part"}

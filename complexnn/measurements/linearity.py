@@ -23,8 +23,8 @@ from complexnn.networks.splitnet import SplitNet
 from complexnn.runs.progress import track
 from complexnn.runs.seeds import random_for
 from complexnn.runs.tables import Table, percent
-from complexnn.training.loop import error_interval
-from complexnn.training.loop import evaluate as evaluate_task
+from complexnn.training.evaluation import error_interval
+from complexnn.training.evaluation import evaluate as evaluate_task
 
 # A power of two: exact, and its square is far below a float's rounding.
 WHISPER = 2.0**-16

@@ -29,7 +29,7 @@ from complexnn.privacy.offload import (
 from complexnn.runs.progress import track
 from complexnn.runs.seeds import random_for
 from complexnn.runs.tables import Table, percent
-from complexnn.training.loop import error_interval
+from complexnn.training.evaluation import error_interval
 
 CALIBRATION = 2048  # training images that set the bounds
 GALLERY = 1000  # candidates of the identification
