@@ -21,7 +21,7 @@ from complexnn.runs.progress import track
 from complexnn.training.optimiser import weight_groups
 
 log = logging.getLogger("complexnn")
-CHECKS = 10  # how often the attacker looks at its own validation images
+CHECKS = 10  # how often the attacker looks at its own validation images; chosen by hand
 
 
 @dataclass(frozen=True)
@@ -121,13 +121,13 @@ class FitLog:
     validation: float
 
     def flags(self) -> list[str]:
-        """What looks wrong about it."""
-        found = []
+        """What looks wrong about it, by thresholds that were chosen by hand."""
+        wrong = []
         if not self.last < 0.98 * self.first:
-            found.append(f"training loss did not fall ({self.first:.4g} to {self.last:.4g})")
+            wrong.append(f"training loss did not fall ({self.first:.4g} to {self.last:.4g})")
         if self.validation > 2 * self.last and self.last < 0.9 * self.first:
-            found.append(f"overfit (training {self.last:.4g}, validation {self.validation:.4g})")
-        return found
+            wrong.append(f"overfit (training {self.last:.4g}, validation {self.validation:.4g})")
+        return wrong
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
@@ -144,9 +144,13 @@ def fit(
     *,
     steps: int | None = None,
 ) -> FitLog:
-    """Train ``model`` in place: AdamW, one cycle over ``steps``, by default the
-    budget's, and in the end the state that was best on the attacker's validation images (early
-    stopping in hindsight)."""
+    """Train ``model`` in place on the attacker's own releases, for ``steps``, by default the
+    budget's.
+
+    AdamW with a one-cycle schedule; its weight decay and a tenth of rise were chosen by hand. In
+    the end the model has the state that was best on the attacker's validation images (early
+    stopping in hindsight).
+    """
     model.to(knowledge.device)
     if config.precision == "bf16":  # of the network only: what it is shown stays exact
         low = torch.autocast(knowledge.device.type, torch.bfloat16)
@@ -160,19 +164,17 @@ def fit(
     every = max(1, steps // CHECKS)
     best, kept = float("inf"), copy.deepcopy(model.state_dict())
     losses: list[float] = []
-    observations = knowledge.endless(config.batch_size, generator)
+    releases = knowledge.endless(config.batch_size, generator)
     for step in track(range(1, steps + 1), steps, what):
         model.train()
-        value = loss(model, next(observations))
+        value = loss(model, next(releases))
         optimiser.zero_grad()
         value.backward()
         optimiser.step()
         schedule.step()
         losses.append(value.item())
         if step % every == 0 or step == steps:
-            model.eval()
-            with torch.no_grad():
-                checked = sum(loss(model, seen).item() for seen in held_out) / len(held_out)
+            checked = _mean_loss(model, loss, held_out)
             if checked < best:
                 best, kept = checked, copy.deepcopy(model.state_dict())
     vars(model).pop("forward", None)  # judged in full precision
@@ -181,6 +183,13 @@ def fit(
     log.info("%s: validation loss %.5f", what, best)
     tenth = max(1, steps // 10)
     return FitLog(sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth, best)
+
+
+@torch.no_grad()
+def _mean_loss(model: nn.Module, loss: Loss, releases: list[OwnRelease]) -> float:
+    """Mean over releases, in eval mode."""
+    model.eval()
+    return sum(loss(model, own).item() for own in releases) / len(releases)
 
 
 def best_matching(cost: Tensor) -> Tensor:

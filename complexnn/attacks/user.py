@@ -16,7 +16,7 @@ from complexnn.networks.splitnet import Groups, Key, SplitNet
 from complexnn.runs.seeds import random_for
 from complexnn.training.evaluation import eval_batch
 
-CROWD = 64  # packed groups among which queries are sent again
+CROWD = 64  # packed groups among which queries are sent again; chosen by hand
 BATCH = [field.name for field in dataclasses.fields(Batch)]
 
 

@@ -20,8 +20,12 @@ from complexnn.networks.registry import topology
 from complexnn.networks.splitnet import Release
 from complexnn.rotation import functional as cF
 
-CRITIC_WIDTH = 16  # channels after its first layer
-WIDEST = 1.2  # angle, in rad, from a member to the furthest view that a denoiser learns from
+# Channels after the critic's first layer: half of what it began with, for the sake of speed.
+CRITIC_WIDTH = 16
+# Angle, in rad, from a member to the furthest view that a denoiser learns from. Chosen by hand: in
+# such a view cos 1.2 = 0.36 of the member is left, and at π/2 nothing would be.
+WIDEST = 1.2
+DECODER_WIDTH = 16  # channels of the decoder that is trained along, at full size; chosen by hand
 
 
 class Step(NamedTuple):
@@ -49,6 +53,7 @@ class Term:
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
+        """What the term has learned so far, for a run that goes on."""
         if self.opponent is None:
             return {}
         return {
@@ -57,11 +62,13 @@ class Term:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved :meth:`state`."""
         if self.opponent is not None:
             self.opponent.load_state_dict(state["opponent"])
             self.optimiser.load_state_dict(state["optimiser"])
 
     def _update(self, loss: Tensor) -> None:
+        """A step of the opponent down its own loss."""
         self.optimiser.zero_grad()
         loss.backward()
         cF.average_gradients(self.opponent)
@@ -137,6 +144,7 @@ class CriticTerm(Term):
         self.every = config.critic_every
         channels, *size = topology(config.net).released
         self.opponent = Critic(channels, tuple(size), width=CRITIC_WIDTH).to(device)
+        # The moments of Gulrajani et al. 2017, algorithm 1.
         self.optimiser = torch.optim.Adam(
             self.opponent.parameters(), lr=config.critic_lr, betas=(0.0, 0.9)
         )
@@ -152,8 +160,9 @@ class CriticTerm(Term):
         shown = cF.rotate(wide.detach(), matrix).requires_grad_()
         for _ in range(config.critic_steps):
             gap, pull = self._critic_step(shown, queries, rng)
-        # The views are linear in the parts, so the gradient needs no graph through them: a loss
-        # with the gap's value and gradient.
+        # The views are linear in the parts, V f with fixed V, so the gap's gradient to the parts is
+        # V^T times its gradient to the views, and no graph through the views is kept. What is
+        # returned has the gap's value and that gradient.
         linear = (wide * cF.rotate(pull, matrix.mT)).sum()
         return linear - linear.detach() + gap
 
@@ -166,6 +175,7 @@ class CriticTerm(Term):
         if config.critic_constraint == "gradient-penalty":
             penalty = gradient_penalty(critic, shown.detach(), queries, rng)
             (config.gradient_penalty * penalty).backward()
+        # The critic climbs the gap and descends the penalty, whose gradient is there already.
         for parameter, gradient in zip(parameters, gradients, strict=True):
             previous = 0 if parameter.grad is None else parameter.grad
             parameter.grad = previous - gradient
@@ -225,7 +235,7 @@ class DecoderTerm(Term):
         channels, *_ = topology(net).released
         shown = 1 if net.queries > 1 else net.parts
         image = (net.in_channels, *net.image_size)
-        self.opponent = UNet(shown * channels, image, width=16).to(device)
+        self.opponent = UNet(shown * channels, image, width=DECODER_WIDTH).to(device)
         self.optimiser = torch.optim.AdamW(self.opponent.parameters(), lr=config.decoder_lr)
 
     def loss(self, step: Step, rng: Generator) -> Tensor:
@@ -237,6 +247,7 @@ class DecoderTerm(Term):
         return -F.mse_loss(decoder(shown).squeeze(1), images)
 
     def _shown(self, step: Step, rng: Generator) -> tuple[Tensor, Tensor]:
+        """What the decoder sees, and the images that it should make of it."""
         released, _, groups = step.release
         if self.config.net.queries == 1:
             return cF.at_least_float32(released).flatten(1, 2), step.images
