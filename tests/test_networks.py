@@ -122,6 +122,28 @@ def test_forward_is_encode_process_decode():
 
 
 @pytest.mark.parametrize("group", ["decoy", "packed"])
+@pytest.mark.parametrize("defence", ["none", "dropout"])
+def test_a_release_is_what_encode_sends_and_the_groups_behind_it(group, defence):
+    net = small("lenet", dim=4, group=group, defence=defence).eval()
+    images = torch.rand(8, 3, 16, 16)
+
+    def seeded():
+        return torch.Generator().manual_seed(3)
+
+    released, key = net.encode(images, generator=seeded())
+    features = net.features(images)
+    release = net.release(features, generator=seeded())
+    assert torch.equal(release.released, released)
+    assert torch.equal(release.key.rotation, key.rotation)
+    parts, members, queries = release.groups
+    assert torch.equal(members, key.members)
+    assert queries == key.queries == 8
+    torch.testing.assert_close(cF.rotate(parts, key.rotation), released)
+    queried = cF.first_parts(parts, net.config.queries)
+    assert torch.equal(queried, net.defended(features, generator=seeded()))
+
+
+@pytest.mark.parametrize("group", ["decoy", "packed"])
 @pytest.mark.parametrize("dim", [2, 4])
 def test_the_answer_does_not_depend_on_the_key_but_needs_it(group, dim, rng):
     net = small("resnet20", dim=dim, group=group).double()
