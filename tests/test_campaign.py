@@ -162,7 +162,7 @@ def test_what_is_to_be_downloaded_is_downloaded_once_and_first(tmp_path, monkeyp
     lines.append(lines[0].replace("cifar10", "cifar100").replace("/original", "/other"))
     lines.append(f"{lines[0]}-few --limit-train 500")
     done = []
-    monkeypatch.setattr(campaign.data, "load", lambda config: done.append(config.dataset))
+    monkeypatch.setattr(campaign.datasets, "load", lambda config: done.append(config.dataset))
     monkeypatch.setattr(campaign, "run_all", lambda commands, limits: done.append(len(commands)))
     assert start(monkeypatch, lines, "--jobs", "2") == 0
     assert sorted(done[:-1]) == ["cifar10", "cifar100"]

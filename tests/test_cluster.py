@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +22,7 @@ submitit = pytest.importorskip("submitit")
 def test_a_group_runs_in_order(tmp_path, monkeypatch):
     """On submitit's local executor, with the shell in place of a campaign."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(campaign.ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
     folder, lines = tmp_path / "slurm", ["echo one > a", "echo two >> a"]
     (element,) = cluster.submit([lines], ["sh"], ["time=5"], folder=folder, engine="local")
     element.result()
