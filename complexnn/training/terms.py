@@ -207,9 +207,9 @@ class NoPeek(Term):
 def near_members(
     place: Tensor, parts: int, generator: Generator, *, widest: float | None = None
 ) -> Tensor:
-    r"""Unit vectors at random angles of up to ``widest`` from members of a group of ``parts``, by
-    default ``WIDEST``:
-    :math:`e_i\cos\varphi + r\sin\varphi`, r a random mixture of the rest.
+    r"""Unit vectors near members of a group of ``parts``,
+    :math:`e_i\cos\varphi + r\sin\varphi`: r is a random mixture of the rest, and the angle is
+    uniform up to ``widest``, by default ``WIDEST``.
 
     Shape: ``(G, n)``, the members' places, to ``(G, n, parts)``.
     """
