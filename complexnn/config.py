@@ -1,20 +1,23 @@
-"""Configuration: every default of the project, each in one place.
+"""Configuration: every setting of a network, its data and its training, with its one default.
 
-The command lines of ``train.py`` and ``attack.py`` are generated from these dataclasses, and the
-resolved values are saved with every run.
+The command line of ``train.py`` is generated from these dataclasses, and the resolved values are
+saved with every run. The attacks' settings are in :mod:`complexnn.config_attack`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import shlex
-from collections.abc import Callable, Collection
+import typing
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional, Suppress
+from tyro.conf import OmitArgPrefixes, Suppress
+
+from complexnn.config_idle import why_idle
 
 Kind = Literal["original", "additional", "noisy", "complex", "local"]
 Variant = Literal["alpha", "beta"]
@@ -26,11 +29,6 @@ Defence = Literal["none", "laplace", "dropout", "quantise", "nopeek", "decoder"]
 Optimizer = Literal["adamw", "sgd"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Stored = Literal["fp32", "fp16"]
-Attack = Literal["angle", "span", "release", "intersection", "inversion", "property", "all"]
-Spending = Literal["quick", "standard", "thorough"]
-
-
-OWN = (None, "held-out")  # images of the victim's own data set, as an attacker's
 
 
 class InputError(ValueError):
@@ -44,53 +42,46 @@ def choose(what: str, name: str, known: Collection[str]) -> str:
     return name
 
 
-# Settings that mean nothing unless another one has one of these values: changing one elsewhere is
-# refused, not ignored. A setting whose condition is idle is idle, too.
-_ABOVE_0 = ("above 0",)
-_GENERATED = ("kind", ("additional", "noisy", "complex", "local"))
-_ONLY_FOR: dict[str, tuple[str, tuple[str, ...]]] = {
-    "dim": ("kind", ("complex",)),
-    "group": ("kind", ("complex",)),
-    "counterparts": ("kind", ("complex",)),
-    "weights": ("kind", ("complex",)),
-    "gate": ("kind", ("complex",)),
-    "gaussian_decoys": ("kind", ("complex",)),
-    "decoy_scale": ("gaussian_decoys", _ABOVE_0),
-    "gamma": ("kind", ("noisy",)),
-    "generator_width": _GENERATED,
-    "relu_end": _GENERATED,
-    "defence": ("kind", ("original", "additional", "complex")),
-    "epsilon": ("defence", ("laplace",)),
-    "drop_rate": ("defence", ("dropout",)),
-    "bits": ("defence", ("quantise",)),
-    "nopeek_weight": ("defence", ("nopeek",)),
-    "decoder_weight": ("defence", ("decoder",)),
-    "decoder_lr": ("defence", ("decoder",)),
-    "adversarial_weight": ("kind", ("complex",)),
-    "wrong_keys": ("adversarial_weight", _ABOVE_0),
-    "critic_lr": ("adversarial_weight", _ABOVE_0),
-    "critic_steps": ("adversarial_weight", _ABOVE_0),
-    "critic_every": ("adversarial_weight", _ABOVE_0),
-    "critic_constraint": ("adversarial_weight", _ABOVE_0),
-    "gradient_penalty": ("critic_constraint", ("gradient-penalty",)),
-    "clip_value": ("critic_constraint", ("weight-clipping",)),
-}
-OF_SOME_NETWORKS = frozenset(_ONLY_FOR)
+def check_numbers(config: Any) -> None:
+    """Refuse what no setting can be: NaN, infinities, a seed that is no 63-bit number."""
+    for spec in dataclasses.fields(config):
+        value = getattr(config, spec.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{spec.name} must be a finite number, got {value}")
+        if spec.name == "seed" and not 0 <= value < 2**63:
+            raise InputError(f"seed must be at least 0 and below 2**63, got {value}")
 
 
-def _idle(name: str, value_of: Callable[[str], Any]) -> str | None:
-    """Why a setting has no effect beside the values of the others; None if it has one."""
-    if name not in _ONLY_FOR:
-        return None
-    other, values = _ONLY_FOR[name]
-    why = _idle(other, value_of)
-    value = value_of(other)
-    if why is None and not (value > 0 if values is _ABOVE_0 else value in values):
-        why = f"{other} {' and '.join(values)} only, not to {value}"
-    return why
+def check_choices(config: Any) -> None:
+    """Refuse a setting that is none of the values of its type, where that is a ``Literal``."""
+    for name, known in _choices(type(config)).items():
+        choose(name, getattr(config, name), known)
 
 
-def _refuse_idle(config: Any, beside: Any = None) -> None:
+@cache  # the types are looked up once, and configurations made by the thousand
+def _choices(cls: type) -> dict[str, tuple[str, ...]]:
+    hints = typing.get_type_hints(cls)
+    literal = {name: hint for name, hint in hints.items() if typing.get_origin(hint) is Literal}
+    return {name: typing.get_args(hint) for name, hint in literal.items()}
+
+
+def at_least(config: Any, bound: float, *names: str) -> None:
+    """Refuse, by name, a setting below its bound; None passes."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < bound:
+            raise InputError(f"{name} must be at least {bound}, got {value}")
+
+
+def positive(config: Any, *names: str) -> None:
+    """Refuse, by name, a setting that is 0 or less; None passes."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            raise InputError(f"{name} must be positive, got {value}")
+
+
+def refuse_idle(config: Any, beside: Any = None) -> None:
     """Refuse settings of ``config`` that were changed though they have no effect beside the other
     ones of ``config`` and ``beside``."""
 
@@ -98,10 +89,10 @@ def _refuse_idle(config: Any, beside: Any = None) -> None:
         return getattr(config if hasattr(config, name) else beside, name)
 
     for spec in dataclasses.fields(config):
-        if spec.name in _ONLY_FOR and getattr(config, spec.name) != spec.default:
-            why = _idle(spec.name, value_of)
-            if why is not None:
-                raise InputError(f"{spec.name} applies to {why}")
+        if getattr(config, spec.name) != spec.default:
+            reason = why_idle(spec.name, value_of)
+            if reason is not None:
+                raise InputError(f"{spec.name} applies to {reason}")
 
 
 @dataclass(frozen=True)
@@ -132,7 +123,7 @@ class NetConfig:
     gate: Gate = "paper"
     """The server's non-linearity, kind complex: the paper's, or mixing, whose gates see every
     channel (architectures with norms only)."""
-    gamma: float = 0.2
+    gamma: float = 0.2  # the least of the paper's 0.2, 0.5 and 1.0
     """Strength of the noise relative to the feature, kind noisy."""
     defence: Defence = "none"
     """A defence to compare with: Laplace noise, dropout or quantisation of the released feature;
@@ -157,42 +148,23 @@ class NetConfig:
     std: Suppress[tuple[float, ...]] = (0.25, 0.25, 0.25)
 
     def __post_init__(self) -> None:
-        for name, options in (
-            ("variant", Variant),
-            ("kind", Kind),
-            ("group", Group),
-            ("counterparts", Counterparts),
-            ("weights", Weights),
-            ("gate", Gate),
-            ("defence", Defence),
-        ):
-            choose(name, getattr(self, name), get_args(options))
+        check_choices(self)
         check_numbers(self)
-        _refuse_idle(self)
+        refuse_idle(self)
         if self.dim < 2:
             raise InputError(
                 f"dim must be at least 2, got {self.dim}; without rotation: additional"
             )
         if self.weights == "complex" and self.parts != 2:
             raise InputError(f"complex weights need 2 parts, got {self.parts}; use weights real")
-        if self.gaussian_decoys < 0:
-            raise InputError(f"gaussian_decoys must not be negative, got {self.gaussian_decoys}")
-        if self.decoy_scale <= 0:
-            raise InputError(f"decoy_scale must be positive, got {self.decoy_scale}")
-        if self.epsilon <= 0:
-            raise InputError(f"epsilon must be positive, got {self.epsilon}")
+        at_least(self, 0, "gaussian_decoys", "gamma")
+        positive(self, "decoy_scale", "epsilon", "in_channels", "generator_width")
         if not 0 <= self.drop_rate < 1:
             raise InputError(f"drop_rate must be at least 0 and below 1, got {self.drop_rate}")
         if not 1 <= self.bits <= 16:
             raise InputError(f"bits must be 1 to 16, got {self.bits}")
-        if self.gamma < 0:
-            raise InputError(f"gamma must not be negative, got {self.gamma}")
-        if self.generator_width is not None and self.generator_width < 1:
-            raise InputError(f"generator_width must be positive, got {self.generator_width}")
         if self.num_classes < 2:
             raise InputError(f"a classifier needs at least 2 classes, got {self.num_classes}")
-        if self.in_channels < 1:
-            raise InputError(f"in_channels must be positive, got {self.in_channels}")
         if len(self.mean) != self.in_channels or len(self.std) != self.in_channels:
             raise InputError(
                 f"mean and std need one number per channel: {self.in_channels} channels, "
@@ -260,10 +232,7 @@ class DataConfig:
     """Use only this many training images, drawn with a fixed seed."""
 
     def __post_init__(self) -> None:
-        for name in ("limit_train", "resize"):
-            value = getattr(self, name)
-            if value is not None and value < 2:
-                raise InputError(f"{name} must be at least 2, got {value}")
+        at_least(self, 2, "limit_train", "resize")
 
 
 @dataclass(frozen=True)
@@ -292,9 +261,9 @@ class TrainConfig:
     """Weight decay, on weights of two or more axes only."""
     adversarial_weight: float = 0.05
     """Weight of the adversarial term, kind complex; 0 switches critic and term off."""
-    wrong_keys: int = 5
+    wrong_keys: int = 5  # as in the 2021 reproduction
     """Wrong keys k that the critic sees for each true feature."""
-    critic_lr: float = 2e-4
+    critic_lr: float = 2e-4  # as Radford et al. 2016, arXiv 1511.06434
     """Learning rate of the critic (Adam)."""
     critic_steps: int = 1
     """Steps of the critic for each step of the network that has one."""
@@ -302,9 +271,9 @@ class TrainConfig:
     """Train the critic, and use the adversarial term, on every n-th step."""
     critic_constraint: Literal["gradient-penalty", "weight-clipping"] = "gradient-penalty"
     """How the critic is kept Lipschitz."""
-    gradient_penalty: float = 10.0
+    gradient_penalty: float = 10.0  # as Gulrajani et al. 2017, arXiv 1704.00028
     """Weight of the gradient penalty."""
-    clip_value: float = 0.01
+    clip_value: float = 0.01  # as Arjovsky et al. 2017, arXiv 1701.07875
     """Bound of each weight under weight clipping."""
     nopeek_weight: float = 1.0
     """Weight of the distance correlation, defence nopeek."""
@@ -331,17 +300,14 @@ class TrainConfig:
     """Build everything, take two steps, print what would run, write nothing."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_numbers(self)
-        choose("optimizer", self.optimizer, get_args(Optimizer))
-        choose("save_as", self.save_as, get_args(Stored))
         at_least(self, 1, "epochs", "batch_size", "wrong_keys", "critic_steps", "critic_every")
         at_least(self, 1, "draws")
         at_least(self, 0, "adversarial_weight", "weight_decay", "gradient_penalty", "workers")
         at_least(self, 0, "nopeek_weight", "decoder_weight")
-        _refuse_idle(self, self.net)
-        for name in ("lr", "critic_lr", "clip_value", "decoder_lr"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+        refuse_idle(self, self.net)
+        positive(self, "lr", "critic_lr", "clip_value", "decoder_lr")
 
     @property
     def run_dir(self) -> Path:
@@ -349,230 +315,3 @@ class TrainConfig:
         if self.net.defence != "none":
             default += f"-{self.net.defence}"
         return self.output_dir or Path("runs") / default
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What the attackers of one victim may spend."""
-
-    steps: int  # of training, for each network
-    width: int  # channels of the decoders' first level and of the classifiers
-    images: int  # test images that attacks are judged on, at most
-    slow_images: int  # the same for attacks that search or optimise for each image
-    slow_draws: int  # and their draws of keys and counterparts, at most
-    iterations: int  # of an optimisation, for each start
-    restarts: int  # starts from noise, beside the one from a decoder's answer
-    repeats: int  # releases of one image, for an attacker who averages or intersects them
-
-
-BUDGETS = {
-    "quick": Budget(300, 16, 500, 50, 1, 100, 1, 4),
-    "standard": Budget(1000, 24, 2000, 100, 2, 300, 1, 8),
-    "thorough": Budget(4000, 32, 10_000, 500, 5, 1000, 3, 16),
-}
-
-
-@dataclass(frozen=True)
-class AttackConfig:
-    """Attack a trained network: recover its keys, its inputs and their hidden properties.
-    ``attack.py compare RUN RUN ...`` puts attacked networks side by side."""
-
-    attack: Positional[Attack]
-    """angle, span, release, intersection, inversion, property, or all of them."""
-    victim: Path
-    """Run folder of the network to attack."""
-    control: Path | None = None
-    """Run folder of the unprotected network (kind additional): the positive control."""
-    only: str | None = None
-    """Only the attacks with this in their name, such as ica or dec(x); several as 'ica|dec(x)'."""
-    budget: Spending = "standard"
-    """What the attackers may spend; verdicts need standard. See docs/attacks.md."""
-    output_dir: Path | None = None
-    """Where rows, pictures and attackers go; None: the victim's folder or, for a victim in
-    checkpoints/, its name in runs/published/."""
-    data_dir: Path | None = None
-    """Where the victim's data set lies now; None: where it was."""
-    steps: int | None = None
-    """Training steps of each attacker; None: the budget's."""
-    capacity: float = 1.0
-    """Factor on the widths of all attackers' networks."""
-    batch_size: int = 128
-    """Images per step."""
-    lr: float = 2e-3
-    """Peak of the one-cycle schedule (AdamW)."""
-    draws: int = 5
-    """Independent draws of the victim's keys and counterparts on the test images."""
-    gallery: int = 1000
-    """Candidates among which an image is to be identified."""
-    limit_test: int | None = None
-    """Judge on this many test images only, drawn with a fixed seed; None: the budget's."""
-    auxiliary: str | None = None
-    """The attacker's own images; None: those that the victim was trained on. held-out: images of
-    the victim's data set that it was not trained on and that no attack is judged on. Or another
-    data set's name, or a folder with train/<class>/* and test/<class>/*: then without labels."""
-    auxiliary_limit: int | None = None
-    """How many images the attacker has; None: all of them."""
-    seed: int = 0
-    """Seed of the attackers, their batches and all draws."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic in which the attackers' networks are trained; they are judged in fp32."""
-
-    def __post_init__(self) -> None:
-        check_numbers(self)
-        choose("budget", self.budget, BUDGETS)
-        choose("precision", self.precision, ("fp32", "bf16"))
-        at_least(self, 1, "draws")
-        at_least(self, 2, "batch_size", "gallery")
-        if self.steps is not None:
-            at_least(self, 1, "steps")
-        if self.capacity <= 0:
-            raise InputError(f"capacity must be positive, got {self.capacity}")
-        if self.limit_test is not None:
-            at_least(self, 2, "limit_test")
-        if self.auxiliary_limit is not None:
-            at_least(self, 10, "auxiliary_limit")
-        if self.lr <= 0:
-            raise InputError(f"lr must be positive, got {self.lr}")
-
-    @property
-    def run_dir(self) -> Path:
-        return self.output_dir or results_of(self.victim)
-
-    @property
-    def has(self) -> str:
-        """What distinguishes the attacker's images from all that the victim was trained on, for
-        the names of its attacks; empty if nothing does."""
-        if self.auxiliary is None and self.auxiliary_limit is None:
-            return ""
-        whose = Path(self.auxiliary).name if self.auxiliary else "training"
-        count = f"{self.auxiliary_limit:,} " if self.auxiliary_limit else ""
-        return f", {count}{whose} images"
-
-    @property
-    def spend(self) -> Budget:
-        """The budget, with what the flags change about it."""
-        spend = BUDGETS[self.budget]
-        steps, images = self.steps or spend.steps, self.limit_test or spend.images
-        slow = min(spend.slow_images, images)
-        return dataclasses.replace(spend, steps=steps, images=images, slow_images=slow)
-
-
-def results_of(victim: Path) -> Path:
-    """Where new results about a victim go: into its folder, unless it was published (a folder above
-    has a ``MANIFEST.json``), which leaves the repository's own files as they are."""
-    for above in victim.absolute().parents:
-        if (above / "MANIFEST.json").is_file():
-            return Path("runs") / "published" / victim.absolute().relative_to(above)
-    return victim
-
-
-def check_numbers(config: Any) -> None:
-    """Refuse what no setting can be: NaN, infinities, a seed that is no 63-bit number."""
-    for spec in dataclasses.fields(config):
-        value = getattr(config, spec.name)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{spec.name} must be a finite number, got {value}")
-        if spec.name == "seed" and not 0 <= value < 2**63:
-            raise InputError(f"seed must be at least 0 and below 2**63, got {value}")
-
-
-def at_least(config: Any, bound: float, *names: str) -> None:
-    """Refuse a setting below its bound, by name."""
-    for name in names:
-        if getattr(config, name) < bound:
-            raise InputError(f"{name} must be at least {bound}, got {getattr(config, name)}")
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as plain JSON values."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: plain(v) for k, v in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(v) for v in value]
-        return str(value) if isinstance(value, Path) else value
-
-    return plain(dataclasses.asdict(config))
-
-
-def command(config: Any, *, leave_out: Collection[str] = ()) -> str:
-    """The shell command that gives ``config``: only flags that differ from their defaults."""
-    script = {"TrainConfig": "train.py", "AttackConfig": "attack.py"}[type(config).__name__]
-    return shlex.join(["python", script, *_flags(config, set(leave_out))])
-
-
-def _flags(config: Any, leave_out: set[str]) -> list[str]:
-    words: list[str] = []
-    for spec in dataclasses.fields(config):
-        value = getattr(config, spec.name)
-        if dataclasses.is_dataclass(value):
-            words += _flags(value, leave_out)
-        elif "Positional" in str(spec.type):
-            words.append(str(value))
-        elif value != spec.default and spec.name not in leave_out and "Suppress" not in spec.type:
-            flag = spec.name.replace("_", "-")
-            bare = isinstance(value, bool)
-            words += (
-                [f"--{flag}" if value else f"--no-{flag}"] if bare else [f"--{flag}", str(value)]
-            )
-    return words
-
-
-_PATHS = ("data_dir", "output_dir", "victim", "control")
-
-
-# What a setting that a saved configuration lacks meant then, where today's default means another.
-_BEFORE: dict[str, dict[str, Any]] = {"NetConfig": {"counterparts": "batch"}}
-
-
-def from_dict(cls: type, values: dict[str, Any]) -> Any:
-    """The inverse of :func:`to_dict`, also for what earlier versions saved; an unknown key is an
-    error."""
-    fields = {spec.name: spec for spec in dataclasses.fields(cls)}
-    kept = dict(_BEFORE.get(cls.__name__, {}))
-    for name, value in values.items():
-        choose(f"setting of {cls.__name__}", name, sorted(fields))
-        nested = fields[name].default_factory
-        if dataclasses.is_dataclass(nested):
-            value = from_dict(nested, value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        elif name in _PATHS and value is not None:
-            value = Path(value)
-        kept[name] = value
-
-    def value_of(name: str) -> Any:
-        if name in fields:
-            return kept.get(name, fields[name].default)
-        return getattr(kept.get("net", NetConfig), name)
-
-    # A setting that was idle may have had another default when it was saved.
-    if cls in (NetConfig, TrainConfig):
-        kept = {name: value for name, value in kept.items() if _idle(name, value_of) is None}
-    return cls(**kept)
-
-
-# Settings that may differ when a run goes on: they do not change what it computes, except that
-# more epochs stretch the schedule. The last four only say what to do with a folder.
-MAY_CHANGE = (
-    "epochs", "device", "workers", "data_dir", "draws", "save_as",
-    "output_dir", "resume", "overwrite", "dry_run",
-)  # fmt: skip
-
-
-def changed(saved: TrainConfig, now: TrainConfig) -> list[str]:
-    """Settings that differ and would alter the run, as ``name (saved -> now)``."""
-
-    def flat(tree: dict[str, Any]) -> dict[str, Any]:
-        inner = [flat(v) if isinstance(v, dict) else {k: v} for k, v in tree.items()]
-        return {k: v for part in inner for k, v in part.items()}
-
-    before, after = flat(to_dict(saved)), flat(to_dict(now))
-    return [
-        f"{name} ({before[name]} -> {after[name]})"
-        for name in before
-        if name not in MAY_CHANGE and before[name] != after[name]
-    ]

@@ -2,7 +2,8 @@
 
 import json
 
-from complexnn.config import DataConfig, NetConfig, TrainConfig, to_dict
+from complexnn.config import DataConfig, NetConfig, TrainConfig
+from complexnn.config_io import to_dict
 
 CIFAR = DataConfig(dataset="cifar10")
 

@@ -28,7 +28,8 @@ from complexnn.attacks.attacker import Attacker
 from complexnn.attacks.fitting import Knowledge, Observation, best_matching, take
 from complexnn.attacks.threat import Answer, Repeat, Seen
 from complexnn.attacks.user import Truth, User
-from complexnn.config import AttackConfig, DataConfig
+from complexnn.config import DataConfig
+from complexnn.config_attack import AttackConfig
 from complexnn.data import datasets
 from complexnn.networks.attack_networks import (
     AngleRegressor,

@@ -19,7 +19,8 @@ from complexnn.commands import (
 from complexnn.commands import (
     train as train_command,
 )
-from complexnn.config import AttackConfig, DataConfig, InputError
+from complexnn.config import DataConfig, InputError
+from complexnn.config_attack import AttackConfig
 from complexnn.data import datasets
 from complexnn.rotation import functional as cF
 from complexnn.runs import checkpoint, results

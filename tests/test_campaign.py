@@ -18,14 +18,9 @@ import pytest
 
 from complexnn.attacks import roster
 from complexnn.commands import app, campaign
-from complexnn.config import (
-    MAY_CHANGE,
-    AttackConfig,
-    DataConfig,
-    TrainConfig,
-    command,
-    from_dict,
-)
+from complexnn.config import DataConfig, TrainConfig
+from complexnn.config_attack import AttackConfig
+from complexnn.config_io import MAY_CHANGE, command, from_dict
 from complexnn.runs.results import read_rows
 
 ROOT = Path(__file__).parent.parent

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import complexnn
-from complexnn.config import InputError, to_dict
+from complexnn.config import InputError
+from complexnn.config_io import to_dict
 from complexnn.runs import checkpoint
 
 

@@ -23,10 +23,11 @@ from complexnn.commands import (
 from complexnn.commands import (
     train as train_command,
 )
-from complexnn.config import TrainConfig, from_dict, to_dict
-from complexnn.config import command as shown
+from complexnn.config import TrainConfig
+from complexnn.config_io import command as shown
+from complexnn.config_io import from_dict, to_dict
 from complexnn.networks.attack_networks import UNet
-from complexnn.report import verdicts
+from complexnn.report.rows import of_attacked_run
 from complexnn.runs import checkpoint, pictures, results
 
 
@@ -58,7 +59,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    net = complexnn.build("lenet5", image_size=8, num_classes=3)
+    net = complexnn.build("thin1", image_size=8, num_classes=3)
     path = tmp_path_factory.mktemp("published") / "w"
     checkpoint.save(path, net, to_dict(net.config))
     Handler.content = path.read_bytes()
@@ -95,7 +96,7 @@ def test_download_then_load(tmp_path, server, capsys):
     assert command(tmp_path, "verify") == 0
     assert command(tmp_path, "list") == 0
     assert "here" in capsys.readouterr().out
-    assert complexnn.load(tmp_path / "tiny", num_classes=3).config.arch == "lenet5"
+    assert complexnn.load(tmp_path / "tiny", num_classes=3).config.arch == "thin1"
     modes = [(tmp_path / n).stat().st_mode for n in ("MANIFEST.json", "tiny/model.safetensors")]
     assert modes[0] == modes[1]
 
@@ -264,7 +265,7 @@ def test_rows_alone_are_published_too_and_still_judged(trained, tmp_path, capsys
     assert command(tmp_path, "download", "digits/other") == 2
     copy = tmp_path / "digits/complex"
     assert not (copy / "model.safetensors").exists()
-    assert set(verdicts.newest(copy)) == set(verdicts.newest(trained / "digits/complex"))
+    assert set(of_attacked_run(copy)) == set(of_attacked_run(trained / "digits/complex"))
 
 
 def test_a_run_that_names_this_machine_is_not_published(trained, tmp_path, capsys):
@@ -351,7 +352,7 @@ def test_rows_of_new_attacks_are_added_to_the_published_ones(
     assert after["inversion dec(x) set"]["config"]["steps"] == 4
     assert after["inversion dec(x)"]["config"]["steps"] == 3
     assert (victim / "model.safetensors").read_bytes() == weights
-    assert set(verdicts.newest(victim)) == set(after)
+    assert set(of_attacked_run(victim)) == set(after)
 
     assert command(published, "add", "digits/original") == 2
     assert "known: digits/complex" in capsys.readouterr().err

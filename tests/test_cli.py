@@ -27,7 +27,9 @@ from complexnn.commands import (
 from complexnn.commands import (
     train as train_command,
 )
-from complexnn.config import AttackConfig, InputError, TrainConfig, from_dict
+from complexnn.config import InputError, TrainConfig
+from complexnn.config_attack import AttackConfig
+from complexnn.config_io import from_dict
 from complexnn.data import datasets
 from complexnn.measurements.gaussianity import GaussianityConfig
 from complexnn.runs import (
@@ -372,7 +374,7 @@ def test_help_names_every_flag(command, capsys):
             ["--dataset", "imagenet"],
             "known: digits, fashion-mnist, cifar10, cifar100, celeba, cub200, folder",
         ),
-        (["--arch", "vgg99"], "known: lenet, lenet5, resnet20"),
+        (["--arch", "vgg99"], "known: lenet, resnet20, resnet32"),
         (["--colour", "red"], "--colour, red; known: --arch --variant --kind"),
         (["--epochs", "many"], "--epochs"),
         (["--epochs"], "--epochs"),
@@ -602,7 +604,7 @@ def test_a_full_disk_is_told_with_what_the_command_has(main, advice, monkeypatch
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(app, "parse", full)
+    monkeypatch.setattr(f"{main.__module__}.parse", full)
     assert app.run(main, []) == 2
     assert capsys.readouterr().err.strip().endswith(advice)
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from complexnn.config import AttackConfig, InputError, NetConfig, TrainConfig, from_dict, to_dict
+from complexnn.config import InputError, NetConfig, TrainConfig
+from complexnn.config_attack import AttackConfig
+from complexnn.config_io import from_dict, to_dict
 from complexnn.measurements.offloading import OffloadConfig
 
 BASES = [

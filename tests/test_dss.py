@@ -12,7 +12,8 @@ import complexnn
 from complexnn.attacks import dss, keys, roster
 from complexnn.attacks.attacker import Attacker
 from complexnn.attacks.fitting import Knowledge
-from complexnn.config import AttackConfig, DataConfig
+from complexnn.config import DataConfig
+from complexnn.config_attack import AttackConfig
 from complexnn.data import datasets
 from complexnn.rotation import functional as cF
 from complexnn.training import terms

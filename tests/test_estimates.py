@@ -11,7 +11,9 @@ from accelerate.state import AcceleratorState
 
 from complexnn.attacks import roster
 from complexnn.commands import campaign, estimates
-from complexnn.config import AttackConfig, InputError, NetConfig, TrainConfig, from_dict
+from complexnn.config import InputError, NetConfig, TrainConfig
+from complexnn.config_attack import AttackConfig
+from complexnn.config_io import from_dict
 from complexnn.data.images import Batch
 from complexnn.networks.registry import build
 from complexnn.runs import results

@@ -5,7 +5,8 @@ import torch
 from accelerate import Accelerator
 
 import complexnn
-from complexnn.config import NetConfig, TrainConfig, to_dict
+from complexnn.config import NetConfig, TrainConfig
+from complexnn.config_io import to_dict
 from complexnn.data.images import ImageSet
 from complexnn.networks.registry import ARCHITECTURES
 from complexnn.runs import checkpoint

@@ -18,7 +18,8 @@ from complexnn.commands import (
 from complexnn.commands import (
     train as train_command,
 )
-from complexnn.config import BUDGETS, NetConfig
+from complexnn.config import NetConfig
+from complexnn.config_attack import BUDGETS
 from complexnn.data import tasks
 from complexnn.runs.results import read_rows
 from complexnn.training import evaluation

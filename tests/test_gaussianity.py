@@ -80,6 +80,6 @@ def test_the_command_measures_a_rotated_network(trained_run, tmp_path, capsys):
 
 
 def test_networks_without_rotation_are_refused(trained_run, tmp_path, capsys):
-    victim = trained_run(tmp_path / "run", arch="lenet5", kind="additional")
+    victim = trained_run(tmp_path / "run", arch="thin1", kind="additional")
     assert app.run(measure.gaussianity, ["--victim", str(victim)]) == 2
     assert "is additional: measure a network of kind complex" in capsys.readouterr().err

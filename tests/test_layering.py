@@ -9,7 +9,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "complexnn"
 # Bottom to top; docs/architecture.md says what each of them holds.
 STOREYS = (
-    ("config", "metrics"),
+    ("config_idle", "metrics"),
+    ("config",),
+    ("config_attack", "config_io"),
     ("rotation",),
     ("runs",),
     ("data",),

@@ -107,12 +107,12 @@ def test_the_command_measures_a_rotated_network(trained_run, tmp_path, capsys):
     ],
 )
 def test_networks_without_such_a_matrix_are_refused(trained_run, flags, said, tmp_path, capsys):
-    victim = trained_run(tmp_path / "run", arch="lenet5", **flags)
+    victim = trained_run(tmp_path / "run", arch="thin1", **flags)
     assert app.run(measure.linearity, ["--victim", str(victim)]) == 2
     assert said in capsys.readouterr().err
 
 
 def test_more_groups_than_validation_images_fill_are_refused(trained_run, tmp_path, capsys):
-    victim = trained_run(tmp_path / "run", arch="lenet5", **{"adversarial-weight": 0})
+    victim = trained_run(tmp_path / "run", arch="thin1", **{"adversarial-weight": 0})
     assert app.run(measure.linearity, ["--victim", str(victim), "--maps", "1000"]) == 2
     assert "at most" in capsys.readouterr().err

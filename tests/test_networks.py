@@ -9,7 +9,7 @@ import torch
 import complexnn
 from complexnn.config import NetConfig
 from complexnn.networks import defences, splitnet
-from complexnn.networks.modules import Critic
+from complexnn.networks.critic import Critic
 from complexnn.networks.registry import topology
 from complexnn.rotation import functional as cF
 from complexnn.rotation import layers
@@ -96,7 +96,7 @@ def test_every_parameter_gets_a_gradient(arch, kind, rng):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(8, 8), (28, 28), (19, 33)])
 def test_images_of_any_size_and_channels(kind, size, rng):
-    for arch in ("lenet", "lenet5", "resnet20"):
+    for arch in ("lenet", "thin4", "resnet20"):
         net = complexnn.build(arch, kind=kind, in_channels=1, image_size=size, num_classes=3)
         assert net(torch.rand(4, 1, *size), generator=rng).shape == (4, 3)
 
@@ -285,7 +285,7 @@ def test_the_norms_deviation_passes_what_the_papers_gate_passes():
     """Mean over parts with c = sqrt(d) equals the paper's sum over parts with c = 1, times
     sqrt(d)."""
     x = torch.randn(16, 2, 4, 6, 6, dtype=torch.float64)
-    ours = cF.soft_gate(x * cF.mean_square(x).rsqrt().view(-1, 1, 1), math.sqrt(2))
+    ours = cF.soft_gate(x * x.square().mean((0, 1, 3, 4)).rsqrt().view(-1, 1, 1), math.sqrt(2))
     squared = x.square().sum(1, keepdim=True).mean((0, 1, 3, 4), keepdim=True)
     paper = cF.soft_gate(x / squared.sqrt(), 1.0)
     torch.testing.assert_close(ours, math.sqrt(2) * paper)
@@ -324,7 +324,7 @@ def test_critic_scores_maps_of_any_size(size):
 @pytest.mark.parametrize(
     ("arch", "settings", "message"),
     [
-        ("resnet21", {}, "unknown architecture 'resnet21'; known: lenet, lenet5, resnet20"),
+        ("resnet21", {}, "unknown architecture 'resnet21'; known: lenet, resnet20, resnet32"),
         ("resnet20", {"kind": "quaternion"}, "unknown kind .*known: original, additional"),
         ("resnet20", {"variant": "gamma"}, "unknown variant"),
         ("resnet20", {"colour": 3}, "unknown setting 'colour'"),
@@ -335,13 +335,13 @@ def test_critic_scores_maps_of_any_size(size):
         ("lenet", {"gate": "mixing"}, "lenet has no norms"),
         ("lenet", {"gate": "mixed"}, "unknown gate 'mixed'; known: paper, mixing"),
         ("resnet20", {"kind": "local", "gate": "mixing"}, "gate applies to kind complex only"),
-        ("lenet", {"gaussian_decoys": -1}, "gaussian_decoys must not be negative"),
+        ("lenet", {"gaussian_decoys": -1}, "gaussian_decoys must be at least 0"),
         ("lenet", {"decoy_scale": 2.0}, "decoy_scale applies to gaussian_decoys above 0"),
         ("lenet", {"gaussian_decoys": 1, "decoy_scale": 0.0}, "decoy_scale must be positive"),
         ("lenet", {"kind": "noisy", "gaussian_decoys": 3}, "gaussian_decoys applies to kind"),
         ("lenet", {"kind": "original", "dim": 3}, "dim applies to kind complex only"),
         ("lenet", {"kind": "complex", "gamma": 0.5}, "gamma applies to kind noisy only"),
-        ("lenet", {"kind": "noisy", "gamma": -1.0}, "gamma must not be negative"),
+        ("lenet", {"kind": "noisy", "gamma": -1.0}, "gamma must be at least 0"),
         ("lenet", {"num_classes": 1}, "at least 2 classes"),
         ("lenet", {"image_size": 4}, "too small"),
         ("vgg16", {"image_size": 31}, "needs images of 32x32"),
@@ -371,7 +371,7 @@ def test_a_key_of_another_release_is_refused(kind, rng):
 
 
 def test_config_round_trip():
-    from complexnn.config import from_dict, to_dict
+    from complexnn.config_io import from_dict, to_dict
 
     config = small("resnet20", dim=3, group="packed").config
     assert from_dict(NetConfig, to_dict(config)) == config

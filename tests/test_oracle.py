@@ -59,7 +59,7 @@ def test_max_pool(x, kernel, stride, padding):
 
 
 def test_avg_pool(x):
-    fast = layers.AvgPool2d(2)(x)
+    fast = cF.per_part(torch.nn.AvgPool2d(2), x)
     slow = pool_slowly(x, 2, 2, 0, lambda window: sum(window) / len(window))
     torch.testing.assert_close(fast, slow, atol=1e-12, rtol=0)
 

@@ -77,11 +77,10 @@ def test_autocast_keeps_norms_and_moduli_in_float32():
     x = torch.full((2, 2, 3, 4, 4), 300.0, dtype=torch.float16)
     with torch.autocast("cpu", dtype=torch.float16):
         assert cF.modulus(x).dtype == torch.float32
-        assert cF.mean_square(x).dtype == torch.float32
         assert layers.BatchNorm(3)(x).dtype == torch.float16
 
 
-@pytest.mark.parametrize("arch", ["lenet", "lenet5", "resnet20"])
+@pytest.mark.parametrize("arch", ["lenet", "resnet20"])
 @pytest.mark.parametrize("settings", [{}, {"dim": 3, "group": "packed"}, {"weights": "complex"}])
 @pytest.mark.parametrize("training", [True, False])
 def test_compiles_as_one_graph_with_the_same_results(arch, settings, training):

@@ -8,13 +8,20 @@ import pytest
 from made_rows import CIFAR, angle, find, hidden, inversion, numbers, release, rows_of
 
 from complexnn.commands import app, report
-from complexnn.config import DataConfig, NetConfig, TrainConfig, command, from_dict, to_dict
+from complexnn.config import DataConfig, NetConfig, TrainConfig
+from complexnn.config_io import command, from_dict, to_dict
 from complexnn.report import paper
+from complexnn.report.published import read_published
+from complexnn.report.rows import collect
 from complexnn.runs.tables import Table
 
 NET = {"arch": "resnet20"}
 ERRORS, NOISY, ANGLES, ROTATED, PLAIN, PROPERTIES, VERDICTS, FURTHER, RUNS = range(9)
 COMPLEX = "complex: paper / 2021 / ours"
+
+
+def tables_of(folder):
+    return paper.tables(collect([folder]))
 
 
 @pytest.fixture
@@ -32,7 +39,7 @@ def runs(tmp_path):
 
 def test_every_published_number_is_in_the_line_of_its_network_and_data(runs):
     """A slow look at the file: each number stands in one cell of the one line with a number."""
-    tables, given = paper.tables([runs]), paper.read_published()
+    tables, given = tables_of(runs), read_published()
     places = {
         "paper": {"original": (ERRORS, "original"), "additional_layers": (ERRORS, "additional"),
                   "complex": (ERRORS, "complex"), "noisy_0_2": (NOISY, "noisy γ=0.2"),
@@ -71,7 +78,7 @@ def test_every_published_number_is_in_the_line_of_its_network_and_data(runs):
 
 def test_one_line_for_each_network_and_data_set_of_the_paper(tmp_path):
     rows_of(tmp_path / "other", data=DataConfig())  # digits: none of the paper's
-    tables = paper.tables([tmp_path])
+    tables = tables_of(tmp_path)
     for table in (ERRORS, ANGLES):
         assert len({row[:2] for row in tables[table].rows}) == len(tables[table].rows) == 16
     assert len(tables[ROTATED].rows) == len(tables[PLAIN].rows) == 13
@@ -80,7 +87,7 @@ def test_one_line_for_each_network_and_data_set_of_the_paper(tmp_path):
 
 
 def test_ours_are_mean_and_deviation_over_seeds_with_their_command(runs):
-    tables = paper.tables([runs])
+    tables = tables_of(runs)
     ours = find(tables[ERRORS], "resnet20-alpha", "cifar10")
     assert ours[COMPLEX] == "10.91 / 11.88 / 12.00 ± 2.00"
     assert ours["original: paper / 2021 / ours"] == "11.56 / 7.77 / not trained yet"
@@ -98,7 +105,7 @@ def test_the_largest_budget_stands_in_the_line_and_others_below_it(runs):
     rows_of(runs / "long", net=NET, epochs=100, error=0.08)
     rows_of(runs / "part", net=NET, epochs=500, error=0.3,
             data=dataclasses.replace(CIFAR, limit_train=1000))  # fmt: skip
-    table = paper.tables([runs])[ERRORS]
+    table = tables_of(runs)[ERRORS]
     lines = [find(table, "resnet20-alpha", "cifar10", at=k) for k in range(4)]
     told = [(line["ours"].partition(" [")[0], line[COMPLEX]) for line in lines]
     assert told == [
@@ -109,7 +116,7 @@ def test_the_largest_budget_stands_in_the_line_and_others_below_it(runs):
 
 def test_runs_that_were_trained_otherwise_do_not_share_a_line(runs):
     rows_of(runs / "slow", net=NET, lr=1e-4, error=0.7)
-    table = paper.tables([runs])[ERRORS]
+    table = tables_of(runs)[ERRORS]
     lines = [find(table, "resnet20-alpha", "cifar10", at=k) for k in range(3)]
     told = {line["ours"].partition(" [")[0]: line[COMPLEX] for line in lines}
     assert told["20 epochs"].endswith("12.00 ± 2.00")
@@ -121,7 +128,7 @@ def test_decoys_of_early_versions_and_from_blocks_do_not_share_a_line(runs):
     """Which is hidden in no label; networks without decoys stand beside both."""
     rows_of(runs / "early", net=NET | {"counterparts": "batch"}, error=0.3,
             attacks=[release(8e-10, 0.75)])  # fmt: skip
-    tables = paper.tables([runs])
+    tables = tables_of(runs)
     lines = [find(tables[ERRORS], "resnet20-alpha", "cifar10", at=k) for k in range(2)]
     assert [line[COMPLEX].rpartition("/ ")[2] for line in lines] == ["12.00 ± 2.00", "30.00"]
     assert {line["additional: paper / 2021 / ours"][-4:] for line in lines} == {"9.00"}
@@ -133,12 +140,12 @@ def test_decoys_of_early_versions_and_from_blocks_do_not_share_a_line(runs):
 
 def test_a_release_that_gives_nothing_says_so(tmp_path):
     rows_of(tmp_path / "a", net=NET, attacks=[angle(0.5), release(1.5708, 0.0)])
-    found = find(paper.tables([tmp_path])[ANGLES], "resnet20-alpha", "cifar10")
+    found = find(tables_of(tmp_path)[ANGLES], "resnet20-alpha", "cifar10")
     assert found["ours, whole release"] == "finds nothing"
 
 
 def test_a_missing_cell_says_why(runs):
-    tables = paper.tables([runs])
+    tables = tables_of(runs)
     beta = find(tables[ANGLES], "resnet20-beta", "cifar10")
     assert beta["paper / 2021 / ours, strongest attack"] == "0.7859 / 0.0884 / not attacked"
     assert beta["ours"] == "20 epochs"
@@ -150,21 +157,21 @@ def test_a_missing_cell_says_why(runs):
 
 
 def test_what_both_cuts_share_stands_in_the_lines_of_both(runs):
-    tables = paper.tables([runs])
+    tables = tables_of(runs)
     beta = find(tables[ERRORS], "resnet20-beta", "cifar10")
     assert beta["additional: paper / 2021 / ours"] == "9.79 / 8.30 / 9.00 (α)"
     assert beta[COMPLEX] == "12.28 / 13.13 / 50.00"
     shown = find(tables[PLAIN], "resnet20-beta", "cifar10")
     assert shown["additional: 2021 / ours"] == "0.1009 / 0.071 (23.0) (α)"
     rows_of(runs / "own", net=NET | {"kind": "additional", "variant": "beta"}, error=0.07)
-    beta = find(paper.tables([runs])[ERRORS], "resnet20-beta", "cifar10")
+    beta = find(tables_of(runs)[ERRORS], "resnet20-beta", "cifar10")
     assert beta["additional: paper / 2021 / ours"] == "9.79 / 8.30 / 7.00"
 
 
 def test_another_budget_or_control_is_not_shared_between_cuts(runs):
     rows_of(runs / "long", net=NET | {"kind": "original"}, epochs=100)
     rows_of(runs / "local", net=NET | {"kind": "local"})
-    beta = find(paper.tables([runs])[ERRORS], "resnet20-beta", "cifar10")
+    beta = find(tables_of(runs)[ERRORS], "resnet20-beta", "cifar10")
     assert beta["ours"].startswith("20 epochs")
     assert beta["original: paper / 2021 / ours"] == "11.99 / 8.03 / not trained yet"
     assert beta["local: ours"] == "not trained yet"
@@ -174,7 +181,7 @@ def test_reconstructions_have_rmse_and_psnr_and_the_attack_with_a_key(tmp_path):
     attacks = [inversion(0.0612, 24.26, "dec(a*)"), inversion(0.11, 19.2),
                inversion(0.03, 31.7, "optimised with key")]  # fmt: skip
     rows_of(tmp_path / "c", net={"arch": "resnet32"}, attacks=attacks)
-    shown = find(paper.tables([tmp_path])[ROTATED], "resnet32-alpha", "cifar10")
+    shown = find(tables_of(tmp_path)[ROTATED], "resnet32-alpha", "cifar10")
     assert shown["dec(a*): paper / 2021 / ours"] == "0.2569 / 0.1931 / 0.061 (24.3)"
     assert shown["dec(x): paper / 2021 / ours"] == "0.2412 / 0.2544 / 0.110 (19.2)"
     assert shown["optimised with key: ours"] == "0.030 (31.7)"
@@ -185,7 +192,7 @@ def test_properties_stand_beside_the_reproduction_s(tmp_path):
     data = DataConfig(dataset="cifar100", groups="superclasses")
     rows_of(tmp_path / "c", net={"arch": "resnet56"}, data=data,
             attacks=[hidden(0.3), hidden(0.4, "1-nn"), hidden(0.5, "released")])  # fmt: skip
-    table = paper.tables([tmp_path])[PROPERTIES]
+    table = tables_of(tmp_path)[PROPERTIES]
     found = {row[3]: [" ".join(c.split()) for c in row[4:]] for row in table.rows
              if row[0].startswith("resnet")}  # fmt: skip
     assert found["classifier trained on recovered features a*"] == [
@@ -200,7 +207,7 @@ def test_properties_stand_beside_the_reproduction_s(tmp_path):
 def test_attacks_of_a_quick_budget_are_marked(tmp_path):
     attacks = [angle(0.5), inversion(0.05, 26.0)]
     rows_of(tmp_path / "c", net={"arch": "lenet"}, attacks=attacks, budget="quick")
-    tables = paper.tables([tmp_path])
+    tables = tables_of(tmp_path)
     found = find(tables[ANGLES], "lenet", "cifar10")
     assert found["paper / 2021 / ours, strongest attack"].endswith("by ica (quick)")
     found = find(tables[ROTATED], "lenet", "cifar10")
@@ -216,7 +223,7 @@ def test_what_is_unofficial_about_data_stands_under_every_table_with_such_a_numb
     faces = "subset: 5 of the listed images are not there"
     rows_of(tmp_path / "faces", net={"arch": "alexnet"}, data=DataConfig(dataset="celeba"),
             about=counts | {"source": faces}, attacks=[angle(0.1), hidden(0.3)])  # fmt: skip
-    tables = paper.tables([tmp_path])
+    tables = tables_of(tmp_path)
     told = {"cifar10": "173 of the 10,000", "cifar100": "NOT the official split", "celeba": faces}
     for table in (ERRORS, ANGLES, PROPERTIES, VERDICTS):
         with_numbers = {row[1].partition(" (")[0] for row in tables[table].rows if row[2]}
@@ -233,7 +240,7 @@ def test_official_data_and_another_split_are_two_lines(tmp_path):
     counts = {"train": 45_000, "validation": 5_000, "test": 10_000}
     rows_of(tmp_path / "a", data=data, error=0.5, about=counts)
     rows_of(tmp_path / "b", data=data, error=0.6, seed=1, about=counts | {"source": "image folder"})
-    table = paper.tables([tmp_path])[ERRORS]
+    table = tables_of(tmp_path)[ERRORS]
     lines = {row[1]: row[5].split()[-1] for row in table.rows if row[:1] == ("lenet",)}
     assert lines == {"cifar10": "yet", "cifar100": "50.00", "cifar100 (a)": "60.00"}
 
@@ -241,7 +248,7 @@ def test_official_data_and_another_split_are_two_lines(tmp_path):
 def test_a_folder_that_is_called_like_a_data_set_is_not_taken_for_it(tmp_path):
     data = DataConfig(dataset="folder", data_dir=tmp_path / "cifar10")
     rows_of(tmp_path / "a", net=NET, data=data)
-    tables = paper.tables([tmp_path])
+    tables = tables_of(tmp_path)
     assert find(tables[ERRORS], "resnet20-alpha", "cifar10")["ours"] == ""
     assert [row[1] for row in tables[FURTHER].rows] == ["folder cifar10"]
 
@@ -249,7 +256,7 @@ def test_a_folder_that_is_called_like_a_data_set_is_not_taken_for_it(tmp_path):
 def test_what_has_no_place_in_the_paper_s_tables_stands_behind_them(runs):
     rows_of(runs / "no-critic", net=NET, adversarial_weight=0.0, error=0.2, attacks=[angle(0.4)])
     rows_of(runs / "jpeg", net=NET, data=DataConfig(dataset="folder", data_dir=runs / "jpeg"))
-    table = paper.tables([runs])[FURTHER]
+    table = tables_of(runs)[FURTHER]
     assert [row[1:4] for row in table.rows] == [
         ("cifar10", "20 epochs", "complex d=4 packed"),
         ("cifar10", "20 epochs", "complex d=2 decoy, no critic"),
@@ -266,7 +273,7 @@ def test_attacks_in_another_folder_find_their_victim(runs, tmp_path):
     }  # fmt: skip
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "results.jsonl").write_text(json.dumps(row) + "\n")
-    shown = find(paper.tables([runs])[ROTATED], "resnet20-beta", "cifar10")
+    shown = find(tables_of(runs)[ROTATED], "resnet20-beta", "cifar10")
     assert shown["dec(x): paper / 2021 / ours"] == "n.p. / 0.2865 / 0.071"
     assert shown["mean image"] == "0.250"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from complexnn import config
+from complexnn import config, config_attack
 from complexnn.commands import (
     app,
     campaign,
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONFIGS = {
     "train.py": config.TrainConfig,
-    "attack.py": config.AttackConfig,
+    "attack.py": config_attack.AttackConfig,
     "attack.py compare": attack_command.CompareConfig,
     "complexnn.bench": bench.BenchConfig,
     "complexnn.campaign": campaign.CampaignConfig,

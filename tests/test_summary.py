@@ -14,15 +14,14 @@ from complexnn.commands import (
     publish,
     report,
 )
-from complexnn.config import DataConfig, InputError, NetConfig, TrainConfig, from_dict, to_dict
+from complexnn.config import DataConfig, InputError, NetConfig, TrainConfig
+from complexnn.config_io import from_dict, to_dict
 from complexnn.measurements import gaussianity
 from complexnn.networks.costs import dissect
-from complexnn.report import (
-    figures,
-    paper,
-    summary,
-    verdicts,
-)
+from complexnn.report import beyond, ranking, summary, verdict_tables, verdicts
+from complexnn.report.cohorts import cohorts
+from complexnn.report.figures import grids, plots, structure
+from complexnn.report.rows import collect, mean_std, of_attacked_run
 from complexnn.runs import results  # fmt: skip
 from complexnn.runs.pictures import keep_pixels, read_pixels
 from complexnn.training.evaluation import evaluate
@@ -92,7 +91,7 @@ def runs(tmp_path):
 
 
 def test_a_verdict_per_claim_follows_from_the_rows(runs):
-    table = summary.verdict_table([runs])
+    table = verdict_tables.by_claim(collect([runs]))
     assert [(row[0], row[3]) for row in table.rows] == [
         ("accuracy is preserved", "holds in part"),
         ("the angle is hidden", "FAILS"),
@@ -104,7 +103,7 @@ def test_a_verdict_per_claim_follows_from_the_rows(runs):
 
 
 def test_each_run_stands_beside_its_command(runs):
-    table = summary.main_table([runs])
+    table = summary.main_table(collect([runs]))
     by_kind = {row[1]: row for row in table.rows}
     assert by_kind["complex d=2 decoy"][2:7] == (
         "11.00 [10.8, 11.2]", "0.050 (1.571)", "20.0 (12.0)", "50.0 [40.4, 59.6] (0.1)",
@@ -135,9 +134,9 @@ def test_the_tables_are_put_between_the_marks(runs, tmp_path, capsys):
 
 
 def test_the_frontier_sets_use_against_leakage(runs, tmp_path, capsys):
-    run(tmp_path / "alone", 0.2, arch="lenet5", attacks=[inversion(23)])
+    run(tmp_path / "alone", 0.2, arch="thin4", attacks=[inversion(23)])
     run(runs / "no-critic", 0.12, weight=0, attacks=[inversion(20)])
-    table = summary.frontier_table([runs])
+    table = beyond.trade_off_table(collect([runs]))
     by_name = {row[1]: row for row in table.rows}
     rotated = ["complex d=2 decoy", "complex d=2 decoy, no critic"]
     assert sorted(by_name) == ["additional", *rotated, "original"]
@@ -148,7 +147,7 @@ def test_the_frontier_sets_use_against_leakage(runs, tmp_path, capsys):
     assert (work, angle, again) == ("2.00", "0.050 (1.571)", "0.000 (1.571)")
     assert by_name["additional"][3:5] == ("100 [97, 103]", "1.00")
 
-    caption = figures.frontier(paper.collect([runs]), tmp_path / "frontier.svg")
+    caption = plots.frontier(collect([runs]), tmp_path / "frontier.svg")
     assert "lenet, digits, 20 epochs" in caption
     assert "95 % intervals" in caption
     assert "<svg" in (tmp_path / "frontier.svg").read_text()
@@ -157,21 +156,21 @@ def test_the_frontier_sets_use_against_leakage(runs, tmp_path, capsys):
     assert app.run(report.main, ["frontier", str(runs), "--into", str(page)]) == 0
     assert "Use against leakage" in page.read_text()
     with pytest.raises(InputError, match="beside it was attacked"):
-        figures.frontier(paper.collect([tmp_path / "alone"]), tmp_path / "none.svg")
+        plots.frontier(collect([tmp_path / "alone"]), tmp_path / "none.svg")
 
 
 def test_only_networks_that_were_trained_as_long_are_compared(runs, tmp_path):
     errors = {"additional": 0.05, "local": 0.09, "complex": 0.08}
     for kind, error in errors.items():
         run(tmp_path / f"long-{kind}", error, epochs=40, kind=kind, attacks=[inversion(21)])
-    lines = {tuple(row[:2]): row[3] for row in summary.frontier_table([runs]).rows}
+    lines = {tuple(row[:2]): row[3] for row in beyond.trade_off_table(collect([runs])).rows}
     assert lines["lenet, digits, 20 epochs", "complex d=2 decoy"].startswith("80 ")
     assert lines["lenet, digits, 40 epochs", "complex d=2 decoy"].startswith("25 ")
 
 
 def test_several_seeds_count_by_their_mean(runs, tmp_path):
     run(tmp_path / "again", 0.15, seed=1)
-    lines = {row[1]: row for row in summary.frontier_table([runs]).rows}
+    lines = {row[1]: row for row in beyond.trade_off_table(collect([runs])).rows}
     assert lines["complex d=2 decoy"][2] == "13.0 ± 2.8"
     assert lines["complex d=2 decoy"][3].startswith("60 ")
     assert lines["additional"][2] == "9.0 [8.8, 9.2]"
@@ -179,7 +178,7 @@ def test_several_seeds_count_by_their_mean(runs, tmp_path):
 
 def test_variants_stand_in_a_table_of_their_own(runs, tmp_path):
     run(tmp_path / "relu", 0.4, limit=500, relu_end=True, attacks=[inversion(21)])
-    (line,) = summary.short_table([runs]).rows
+    (line,) = summary.short_table(collect([runs])).rows
     assert line[0] == "lenet, digits"
     assert line[1].startswith("500 images")
     assert line[2:] == (
@@ -189,7 +188,7 @@ def test_variants_stand_in_a_table_of_their_own(runs, tmp_path):
 
 
 def test_features_stand_beside_gaussians_and_independent_ones(runs):
-    (line,) = summary.gaussianity_table([runs]).rows
+    (line,) = beyond.gaussianity_table(collect([runs])).rows
     assert line == (
         "lenet, digits, 20 epochs", "complex d=2 decoy", "4.00 / 3.20 / 3.00", "4.0 / 3.2 / 0.1",
         "0.050 (1.571)",
@@ -197,7 +196,7 @@ def test_features_stand_beside_gaussians_and_independent_ones(runs):
 
 
 def test_rotated_servers_stand_beside_fixed_matrices(runs):
-    (line,) = summary.linearity_table([runs]).rows
+    (line,) = beyond.linearity_table(collect([runs])).rows
     assert line == (
         "lenet, digits, 20 epochs", "complex d=2 decoy", "11.0 [10.8, 11.2]", "14.0 [13.8, 14.2]",
         "12.0 [11.8, 12.2]", "19.0", "9.0",
@@ -205,7 +204,7 @@ def test_rotated_servers_stand_beside_fixed_matrices(runs):
 
 
 def test_hidden_properties_stand_beside_the_best_guess_from_the_answer(runs):
-    (line,) = summary.property_table([runs]).rows
+    (line,) = beyond.property_table(collect([runs])).rows
     assert line[:3] == ("lenet, digits by parity, 20 epochs", "complex d=2 decoy", "2.0")
     assert line[3:] == ("70.0 [60.4, 78.1]", "features", "20.0", "80.0")  # Wilson, 100 images
 
@@ -220,20 +219,20 @@ def test_pixels_come_back_in_their_order(tmp_path):
 
 
 def test_figures_are_drawn_and_their_captions_say_what_they_stand_on(runs, tmp_path):
-    ours = paper.collect([runs])
-    every = figures.grids(ours)
+    ours = collect([runs])
+    every = grids.grids(ours)
     assert sorted(every) == ["lenet-digits", "lenet-digits-by-parity"]
     shown = every["lenet-digits"]
     assert [r.config.net.kind for r in shown] == ["original", "additional", "complex"]
     run(tmp_path / "a-short-budget", 0.3, limit=200, attacks=[inversion(20)])  # read first
-    whole = figures.grids(paper.collect([tmp_path]))["lenet-digits"]
+    whole = grids.grids(collect([tmp_path]))["lenet-digits"]
     assert [r.config.net.kind for r in whole] == ["original", "additional", "complex"]
     captions = [
-        figures.structure(tmp_path / "structure.svg"),
-        figures.angles(ours, tmp_path / "angles.svg"),
-        figures.properties(ours, tmp_path / "properties.svg"),
-        figures.leakage(ours, tmp_path / "leakage.svg"),
-        figures.reconstructions(shown, tmp_path / "grid.png"),
+        structure.structure(tmp_path / "structure.svg"),
+        plots.angles(ours, tmp_path / "angles.svg"),
+        plots.properties(ours, tmp_path / "properties.svg"),
+        plots.leakage(ours, tmp_path / "leakage.svg"),
+        grids.reconstructions(shown, tmp_path / "grid.png"),
     ]
     for name in ("structure.svg", "angles.svg", "properties.svg", "leakage.svg"):
         assert "<svg" in (tmp_path / name).read_text()
@@ -242,7 +241,7 @@ def test_figures_are_drawn_and_their_captions_say_what_they_stand_on(runs, tmp_p
         assert "seed 0" in caption
     assert "drawn at random with seed 0" in captions[4]
     before = (tmp_path / "angles.svg").read_bytes()
-    figures.angles(ours, tmp_path / "angles.svg")
+    plots.angles(ours, tmp_path / "angles.svg")
     assert (tmp_path / "angles.svg").read_bytes() == before
 
 
@@ -252,22 +251,20 @@ def test_figures_are_drawn_and_their_captions_say_what_they_stand_on(runs, tmp_p
 def test_readme_and_map_hold_what_the_committed_rows_say():
     """Nothing in its tables is typed by hand."""
     page = ROOT / "README.md"
-    tables = summary.front_page([ROOT / "checkpoints"])
+    tables = summary.front_page(collect([ROOT / "checkpoints"]))
     assert summary.write_into(page, tables) == page.read_text()
     page = ROOT / "docs" / "beyond.md"
-    tables = summary.beyond_page([ROOT / "checkpoints"])
+    tables = beyond.beyond_page(collect([ROOT / "checkpoints"]))
     assert summary.write_into(page, tables) == page.read_text()
 
 
-def test_the_notebook_shows_what_the_committed_rows_say():
-    notebook = json.loads((ROOT / "results.ipynb").read_text())
-    outputs = [o for cell in notebook["cells"] for o in cell.get("outputs", [])]
-    shown = ["".join(o["data"]["text/html"]) for o in outputs if "text/html" in o.get("data", {})]
-    folder = [ROOT / "checkpoints"]
-    tables = [f(folder) for f in (summary.verdict_table, summary.main_table, summary.short_table)]
-    for table in [*tables, *paper.tables(folder)]:
-        assert table.as_html() in shown
-    assert not [o for o in outputs if o["output_type"] == "error"]
+def test_the_notebook_holds_no_outputs():
+    """Its tables are made of the rows, its figures are files in assets/."""
+    cells = json.loads((ROOT / "results.ipynb").read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert code
+    assert not [cell for cell in code if cell["outputs"] or cell["execution_count"] is not None]
+    assert not [cell for cell in cells if cell["metadata"]]  # such as when a cell was run
 
 
 @pytest.mark.slow
@@ -303,7 +300,7 @@ def page_and_rows(*runs):
 def fair_numbers(run, name, measure):
     """A published row's numbers with the interval that tables show."""
     rows = results.read_rows(ROOT / "checkpoints" / run / "results.jsonl")
-    return verdicts.fair({row["name"]: row for row in rows}[name], measure)
+    return ranking.fair({row["name"]: row for row in rows}[name], measure)
 
 
 def test_the_write_up_says_what_the_rows_of_packed_groups_say():
@@ -340,8 +337,8 @@ def test_the_write_up_says_what_the_rows_of_packed_groups_say():
 def test_the_pages_say_what_the_rows_of_the_large_network_say():
     folder = ROOT / "checkpoints" / "cifar10-resnet20" / "complex"
     rows = {row["name"]: row for row in results.read_rows(folder / "results.jsonl")}
-    _, angle = verdicts.strongest(rows, "angle")
-    _, image = verdicts.strongest(rows, "inversion")
+    _, angle = ranking.strongest(rows, "angle")
+    _, image = ranking.strongest(rows, "inversion")
     readme, attacks = (
         " ".join((ROOT / name).read_text().split()) for name in ("README.md", "docs/attacks.md")
     )
@@ -359,12 +356,12 @@ def test_the_pages_say_what_the_rows_of_the_large_network_say():
 )
 def test_the_readme_says_what_the_rows_of_noise_say(family, gamma):
     page = " ".join((ROOT / "README.md").read_text().split())
-    ours = paper.collect([ROOT / "checkpoints" / family])
-    (found,) = paper.by_network(ours).values()
+    ours = collect([ROOT / "checkpoints" / family])
+    ((cohort,),) = cohorts(ours).values()
     said = []
     for label in (gamma, "complex d=2 decoy"):
-        errors = [rows["task"]["metrics"]["error"]["value"] for rows in found[label].rows]
-        _, leak = verdicts.strongest(found[label].attacked, "inversion")
+        errors = [rows["task"]["metrics"]["error"]["value"] for rows in cohort.own[label].rows]
+        _, leak = ranking.strongest(cohort.own[label].attacked, "inversion")
         said += [100 * sum(errors) / len(errors), leak["value"]]
     noise, reached, rotated, further = said
     said = f"leaves {noise:.1f} % error and lets the strongest attack reach {reached:.1f} dB; "
@@ -381,8 +378,8 @@ def test_the_readme_says_what_the_rows_without_critic_say(family):
     for name in ("complex", "no-critic"):
         folder = ROOT / "checkpoints" / family / name
         rows = {row["name"]: row for row in results.read_rows(folder / "results.jsonl")}
-        _, angle = verdicts.strongest(rows, "angle")
-        _, image = verdicts.strongest(rows, "inversion")
+        _, angle = ranking.strongest(rows, "angle")
+        _, image = ranking.strongest(rows, "inversion")
         error = 100 * rows["task"]["metrics"]["error"]["value"]
         said.append((angle["value"], image["value"], error))
     angles, images, errors = zip(*said, strict=True)
@@ -397,12 +394,12 @@ def test_the_readme_says_what_the_rows_without_critic_say(family):
 
 def test_the_pages_say_what_the_rows_of_one_release_and_of_the_mean_say():
     readme = " ".join((ROOT / "README.md").read_text().split())
-    rows = verdicts.newest(ROOT / "checkpoints" / "fashion-lenet" / "complex")
+    rows = of_attacked_run(ROOT / "checkpoints" / "fashion-lenet" / "complex")
     found = rows["release"]["metrics"]
     assert f"of {rows['release']['images']:,} Fashion-MNIST queries every direction" in readme
     assert found["share"]["value"] == 1 and found["angle_error"]["high"] < 1e-6
     page = " ".join((ROOT / "docs" / "attacks.md").read_text().split())
-    rows = verdicts.newest(ROOT / "checkpoints" / "digits-lenet" / "complex")
+    rows = of_attacked_run(ROOT / "checkpoints" / "digits-lenet" / "complex")
     mean, regressor = (
         rows[f"angle {name}"]["metrics"]["angle_error"]["value"]
         for name in ("mean", "angle-regressor")
@@ -410,7 +407,7 @@ def test_the_pages_say_what_the_rows_of_one_release_and_of_the_mean_say():
     said = f"finds θ to {mean:.3f} rad, where the trained regressor ends at {regressor:.3f}."
     assert said in page
     fashion, cifar = (
-        verdicts.newest(ROOT / "checkpoints" / run)["angle mean"]["metrics"]["angle_error"]["value"]
+        of_attacked_run(ROOT / "checkpoints" / run)["angle mean"]["metrics"]["angle_error"]["value"]
         for run in ("fashion-lenet/complex", "cifar10-resnet20/complex")
     )
     said = f"Fashion-MNIST's LeNet it finds it to {fashion:.2f} rad, on CIFAR-10's ResNet-20 to"
@@ -421,7 +418,7 @@ def test_the_readme_says_what_the_rows_of_a_hidden_property_say():
     page = " ".join((ROOT / "README.md").read_text().split())
     folder = ROOT / "checkpoints" / "cifar10-resnet20-kinds" / "complex"
     rows = {row["name"]: row for row in results.read_rows(folder / "results.jsonl")}
-    _, error = verdicts.strongest(rows, "property")
+    _, error = ranking.strongest(rows, "property")
     shares = (100 * error[key] for key in ("value", "control", "given_label"))
     said = "with {:.1f} % error behind the rotation, {:.1f} % without it, and {:.1f} % by whoever"
     assert said.format(*shares) in page
@@ -506,9 +503,9 @@ def test_the_write_up_says_what_the_rows_of_linear_paths_say():
         for runs in seeds_of_thin4("complex d=2 decoy mixing gates", "local", "additional")
     )
     said = f"is at {local:.1f} and, over three other initialisations, at "
-    assert f"{said}{paper.mean_std(other, 1)} %" in page
+    assert f"{said}{mean_std(other, 1)} %" in page
     assert f"{decoy:.1f} % error at d = 2 and {packed:.1f} % at d = 8" in page
-    said = f"{paper.mean_std(without, 1)} % without that map and {mixing:.1f} % with it"
+    said = f"{mean_std(without, 1)} % without that map and {mixing:.1f} % with it"
     assert said in page
     mean = [100 * r["linearity"]["error_of_the_mean_matrix"]["value"] for r in found[:3]]
     assert "these are at {:.1f}, {:.1f} and {:.1f} %".format(*mean) in page
@@ -521,7 +518,7 @@ def test_the_write_up_says_what_the_rows_of_linear_paths_say():
 
 def seeds_of_thin4(*labels):
     """Published runs of `thin4` after five epochs, by what is released."""
-    ours = paper.collect([ROOT / "checkpoints" / "beyond" / "thin4"])
+    ours = collect([ROOT / "checkpoints" / "beyond" / "thin4"])
     plain = [r for r in ours if r.config.net.label in labels and r.config.data.groups is None]
     assert all(sorted(r.seeds) == [0, 1, 2] for r in plain)
     by_label = {runs.config.net.label: runs for runs in plain}
@@ -542,7 +539,7 @@ def test_the_write_up_says_what_the_rows_of_longer_training_say():
     matrix = 100 * packed["linearity"]["metrics"]["error_of_the_mean_matrix"]["value"]
     leaks = []
     for rows in (packed, noise):
-        _, psnr = verdicts.strongest(rows, "inversion")
+        _, psnr = ranking.strongest(rows, "inversion")
         leaks.append(psnr["value"] - psnr["floor"])
     said = f"is at {best:.1f} % error, `local` at {control:.1f}, eight packed queries with mixing "
     said += f"gates at {rotated:.1f} % ({matrix:.1f} with one fixed matrix) and {leaks[0]:.1f} dB; "

@@ -16,10 +16,11 @@ from accelerate import Accelerator
 from PIL import Image
 
 import complexnn
-from complexnn.config import AttackConfig, DataConfig, InputError, NetConfig, TrainConfig
+from complexnn.config import DataConfig, InputError, NetConfig, TrainConfig
+from complexnn.config_attack import AttackConfig
 from complexnn.data import datasets
 from complexnn.data.images import Batch, ImageSet
-from complexnn.networks.modules import Critic
+from complexnn.networks.critic import Critic
 from complexnn.networks.splitnet import Groups, Release
 from complexnn.rotation import functional as cF
 from complexnn.runs import checkpoint, seeds
@@ -421,7 +422,7 @@ def test_the_time_left_counts_the_final_test(monkeypatch, caplog):
         clock["now"] += 10
         return evaluate(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "evaluate", slow)
+    monkeypatch.setattr(evaluation, "evaluate", slow)
     monkeypatch.setattr(loop.time, "monotonic", lambda: clock["now"])
     with caplog.at_level("INFO", logger="complexnn"):
         fit(dataclasses.replace(config(), epochs=1), [])

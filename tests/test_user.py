@@ -15,7 +15,8 @@ from complexnn.attacks.fitting import Knowledge, together, whole_groups
 from complexnn.attacks.user import Truth
 from complexnn.commands import app
 from complexnn.commands import attack as attack_command
-from complexnn.config import AttackConfig, DataConfig, InputError
+from complexnn.config import DataConfig, InputError
+from complexnn.config_attack import AttackConfig
 from complexnn.data import datasets
 from complexnn.data.images import Batch
 from complexnn.networks.splitnet import Key

@@ -16,9 +16,10 @@ from torch import Generator, Tensor, nn
 from complexnn.attacks import dss, inference, intersection, inversion, keys, substitute, whitening
 from complexnn.attacks.fitting import FitLog, Knowledge, View, best_matching, take
 from complexnn.attacks.threat import Answer, Seen
-from complexnn.config import AttackConfig, NetConfig
+from complexnn.config import NetConfig
+from complexnn.config_attack import AttackConfig
 from complexnn.networks.attack_networks import PropertyClassifier, UNet
-from complexnn.networks.modules import Critic
+from complexnn.networks.critic import Critic
 from complexnn.networks.registry import topology
 from complexnn.runs import checkpoint
 from complexnn.runs.seeds import random_for

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from complexnn.config import AttackConfig, DataConfig, InputError
+from complexnn.config import DataConfig, InputError
+from complexnn.config_attack import AttackConfig
 from complexnn.data import datasets
 from complexnn.data.images import Dataset, ImageSet
 from complexnn.networks.pool import contents

@@ -30,7 +30,8 @@ from torch import Generator, Tensor
 from complexnn.attacks.fitting import FitLog, Knowledge, Observation, fit
 from complexnn.attacks.keys import nearest_orthogonal
 from complexnn.attacks.whitening import Whitening
-from complexnn.config import AttackConfig, NetConfig
+from complexnn.config import NetConfig
+from complexnn.config_attack import AttackConfig
 from complexnn.metrics import double
 from complexnn.networks.attack_networks import FeatureDenoiser, UNet
 from complexnn.rotation import functional as cF

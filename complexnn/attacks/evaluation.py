@@ -23,15 +23,9 @@ from complexnn.attacks.roster import ROSTER, Attack
 from complexnn.attacks.scoring import Scoring
 from complexnn.attacks.threat import Seen
 from complexnn.attacks.user import Truth, User
-from complexnn.config import (
-    OWN,
-    AttackConfig,
-    InputError,
-    NetConfig,
-    from_dict,
-    results_of,
-    to_dict,
-)
+from complexnn.config import InputError, NetConfig
+from complexnn.config_attack import OWN, AttackConfig, results_of
+from complexnn.config_io import from_dict, to_dict
 from complexnn.data.images import Dataset, ImageSet
 from complexnn.networks.splitnet import SplitNet
 from complexnn.runs import checkpoint, results

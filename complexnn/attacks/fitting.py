@@ -13,7 +13,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Generator, Tensor, nn
 
 from complexnn.attacks.threat import Answer
-from complexnn.config import AttackConfig, NetConfig
+from complexnn.config import NetConfig
+from complexnn.config_attack import AttackConfig
 from complexnn.data.images import Batch, ImageSet
 from complexnn.networks.splitnet import Key, SplitNet
 from complexnn.rotation import functional as cF

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 from complexnn.attacks import dss, keys
 from complexnn.attacks.fitting import FitLog, Knowledge, Observation, View, fit
-from complexnn.config import AttackConfig
+from complexnn.config_attack import AttackConfig
 from complexnn.data import tasks
 from complexnn.data.images import ImageSet
 from complexnn.networks.attack_networks import PropertyClassifier

@@ -16,7 +16,8 @@ from complexnn.attacks.fitting import (
     take,
 )
 from complexnn.attacks.threat import Answer
-from complexnn.config import AttackConfig, NetConfig
+from complexnn.config import NetConfig
+from complexnn.config_attack import AttackConfig
 from complexnn.networks.attack_networks import UNet
 
 

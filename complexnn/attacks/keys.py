@@ -22,10 +22,11 @@ from torch import Generator, Tensor
 
 from complexnn.attacks.fitting import FitLog, Knowledge, Observation, best_matching, fit, take
 from complexnn.attacks.threat import Answer
-from complexnn.config import AttackConfig, NetConfig
+from complexnn.config import NetConfig
+from complexnn.config_attack import AttackConfig
 from complexnn.metrics import angle_between, double
 from complexnn.networks.attack_networks import AngleRegressor
-from complexnn.networks.modules import Critic
+from complexnn.networks.critic import Critic
 from complexnn.rotation import functional as cF
 
 Score = Callable[[Tensor], Tensor]  # (B, C, H, W) -> (B,): how much a map looks like a feature

@@ -13,7 +13,8 @@ from complexnn.attacks import inversion, keys, release
 from complexnn.attacks.attacker import Attacker
 from complexnn.attacks.optimise import optimise
 from complexnn.attacks.threat import Again, Answer, Seen
-from complexnn.config import OWN, AttackConfig, InputError, NetConfig
+from complexnn.config import InputError, NetConfig
+from complexnn.config_attack import OWN, AttackConfig
 
 Function = Callable[[Attacker, Seen], Answer]
 

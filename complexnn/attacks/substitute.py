@@ -24,7 +24,7 @@ import torch
 from torch import Generator, Tensor
 
 from complexnn.attacks.fitting import FitLog, Knowledge, Observation, fit
-from complexnn.config import AttackConfig
+from complexnn.config_attack import AttackConfig
 from complexnn.data import tasks
 from complexnn.networks.registry import build
 from complexnn.networks.splitnet import SplitNet

@@ -20,7 +20,8 @@ from typing import TypeVar
 import torch
 import tyro
 
-from complexnn.config import DataConfig, InputError, NetConfig, from_dict, to_dict
+from complexnn.config import DataConfig, InputError, NetConfig
+from complexnn.config_io import from_dict, to_dict
 from complexnn.data import datasets
 from complexnn.data.images import Dataset
 from complexnn.networks.registry import load

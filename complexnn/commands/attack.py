@@ -15,11 +15,8 @@ from complexnn.commands.app import (
     parse,
     run,
 )
-from complexnn.config import (
-    AttackConfig,
-    InputError,
-    NetConfig,
-)
+from complexnn.config import InputError, NetConfig
+from complexnn.config_attack import AttackConfig
 from complexnn.data import datasets
 from complexnn.runs import (
     results,
@@ -31,7 +28,7 @@ def main(argv: list[str]) -> None:
     """``python attack.py``: attack a trained network, or compare attacked ones."""
     from complexnn.attacks import evaluation
     from complexnn.attacks.auxiliary import attacker_images
-    from complexnn.report import verdicts
+    from complexnn.report import attack_tables
 
     if argv[:1] == ["compare"]:
         _compare(argv[1:])
@@ -63,7 +60,7 @@ def main(argv: list[str]) -> None:
     print(f"output: {folder}", flush=True)
     evaluation.run(config, victim, control, dataset, own)
     if config.attack == "all" and config.only is None:
-        print(verdicts.write_report(folder, config.victim))
+        print(attack_tables.write_report(folder, config.victim))
     print(f"output: {folder}", flush=True)
 
 
@@ -83,14 +80,15 @@ class CompareConfig:
 
 
 def _compare(argv: list[str]) -> None:
-    from complexnn.report import figures, verdicts
+    from complexnn.report import attack_tables
+    from complexnn.report.figures import plots
 
     config = parse(CompareConfig, argv, "attack.py compare")
     if not config.runs:
         raise InputError("name at least one run folder")
-    print(verdicts.compare(config.runs).as_text())
+    print(attack_tables.compare(config.runs).as_text())
     if config.picture is not None:
-        figures.comparison(config.runs, config.picture)
+        plots.comparison(config.runs, config.picture)
         print(f"picture: {config.picture}")
 
 

@@ -33,19 +33,9 @@ from complexnn.commands.jobs import (
     Limits,
     run_all,
 )
-from complexnn.config import (
-    MAY_CHANGE,
-    AttackConfig,
-    DataConfig,
-    InputError,
-    NetConfig,
-    TrainConfig,
-    at_least,
-    check_numbers,
-    command,
-    from_dict,
-    results_of,
-)
+from complexnn.config import DataConfig, InputError, NetConfig, TrainConfig, at_least, check_numbers
+from complexnn.config_attack import AttackConfig, results_of
+from complexnn.config_io import MAY_CHANGE, command, from_dict
 from complexnn.data import datasets
 from complexnn.measurements.gaussianity import GaussianityConfig
 from complexnn.measurements.linearity import LinearityConfig

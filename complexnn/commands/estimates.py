@@ -18,10 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from complexnn.attacks import dss, inversion, keys, roster, substitute
 from complexnn.attacks.evaluation import judged
-from complexnn.config import AttackConfig, Budget, NetConfig, TrainConfig
+from complexnn.config import NetConfig, TrainConfig
+from complexnn.config_attack import AttackConfig, Budget
 from complexnn.networks.attack_networks import FeatureDenoiser, PropertyClassifier
 from complexnn.networks.costs import dissect
-from complexnn.networks.modules import Critic
+from complexnn.networks.critic import Critic
 from complexnn.networks.registry import build, topology
 
 Shape = tuple[int, ...]

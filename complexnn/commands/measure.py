@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from complexnn.commands.app import open_run, parse
-from complexnn.config import InputError, results_of
+from complexnn.config import InputError
+from complexnn.config_attack import results_of
 from complexnn.measurements import gaussianity as gaussian_features
 from complexnn.measurements import linearity as linear_servers
 from complexnn.measurements import offloading

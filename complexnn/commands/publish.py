@@ -21,11 +21,12 @@ import requests
 from tyro.conf import Positional
 
 from complexnn.commands.app import parse
-from complexnn.config import InputError, TrainConfig, choose, command, from_dict
+from complexnn.config import InputError, TrainConfig, choose
+from complexnn.config_io import command, from_dict
 from complexnn.runs import checkpoint, results
 
 log = logging.getLogger("complexnn")
-ATTACKED = Path("runs") / "published"  # where config.results_of puts new results
+ATTACKED = Path("runs") / "published"  # where config_attack.results_of puts new results
 MANIFEST = "MANIFEST.json"
 FIELDS = {"path", "bytes", "sha256", "config", "metrics", "mirrors"}
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from complexnn.config import InputError, to_dict
+from complexnn.config import InputError
+from complexnn.config_io import to_dict
 from complexnn.runs import checkpoint, progress, results
 from complexnn.training.loop import NotFinite, Training
 

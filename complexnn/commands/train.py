@@ -25,14 +25,19 @@ from complexnn.commands.run_folder import (
     save_weights,
     what_to_do_next,
 )
-from complexnn.config import InputError, NetConfig, TrainConfig, changed, from_dict, to_dict
+from complexnn.config import InputError, NetConfig, TrainConfig
+from complexnn.config_io import changed, from_dict, to_dict
 from complexnn.data import datasets
 from complexnn.data.images import Dataset
 from complexnn.networks.registry import build, topology
 from complexnn.networks.splitnet import SplitNet
 from complexnn.runs import checkpoint, results
 from complexnn.runs.devices import make_accelerator
-from complexnn.training import checks, compiling, loop
+from complexnn.training import (
+    checks,
+    compiling,
+    loop,
+)
 from complexnn.training.evaluation import evaluate
 
 C = TypeVar("C")

@@ -9,31 +9,30 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from complexnn.config import InputError
-from complexnn.data.folder import FolderSource
+from complexnn.config import DataConfig, InputError
+from complexnn.data.image_files import ImageFiles
+from complexnn.data.images import Augmentation
+from complexnn.data.spec import Raw, Spec
 
 log = logging.getLogger("complexnn")
 FOLDER, IMAGES = "celeba", "img_align_celeba"
 ATTRIBUTES, PARTITION = "list_attr_celeba.txt", "list_eval_partition.txt"
 ATTRIBUTE_COUNT = 40
+SIZE = 224  # of the paper's AlexNet
 
 # What the victim never learns in the paper: Attractive, Bags_Under_Eyes, Big_Lips, Eyeglasses,
 # High_Cheekbones, Narrow_Eyes, Oval_Face, Wearing_Lipstick, Wearing_Necklace, Wearing_Necktie.
 HIDDEN_ATTRIBUTES = (2, 3, 6, 15, 19, 23, 25, 36, 37, 38)
 
-Part = tuple[FolderSource, Tensor]
 
-
-def read_celeba(
-    root: Path, *, channels: int | None, resize: int
-) -> tuple[tuple[Part, Part, Part], tuple[str, ...], int]:
-    """List the official split, training, validation and test images each with their attributes
-    ``(N, 40)`` bool, the attributes' names, and how many of the listed images are not there: a
-    subset is taken as it is.
+def read_celeba(config: DataConfig) -> Raw:
+    """List the official split; classes are attributes, ``(N, 40)`` bool. A part of the images is
+    taken as it is.
 
     Raises:
         InputError: a missing folder or list, no image at all, or lists that do not fit each other.
     """
+    root = config.data_dir
     folder = _folder(root)
     _check_there(folder, root)
     names, attributes = _read_attributes(folder / ATTRIBUTES)
@@ -52,29 +51,35 @@ def read_celeba(
             len(absent), len(attributes), images, absent[0],
         )  # fmt: skip
 
-    def part(number: str, what: str) -> Part:
+    size = config.resize or SIZE
+
+    def part(number: str, what: str) -> tuple[ImageFiles, Tensor]:
         chosen = sorted(n for n, value in partition.items() if value == number and n in there)
         if not chosen:
             raise InputError(f"{folder / PARTITION} has no {what} image (split {number})")
-        source = FolderSource(
+        files = ImageFiles(
             [images / name for name in chosen],
-            channels=channels or 3, size=(resize, resize), resize=resize,
+            channels=config.channels or 3, size=(size, size), resize=size,
         )  # fmt: skip
-        return source, torch.tensor([attributes[name] for name in chosen])
+        return files, torch.tensor([attributes[name] for name in chosen])
 
-    return (part("0", "training"), part("1", "validation"), part("2", "test")), names, len(absent)
+    train, validation, test = part("0", "training"), part("1", "validation"), part("2", "test")
+    source = f"subset: {len(absent)} of the listed images are not there" if absent else ""
+    return Raw(*train, *test, names, *validation, HIDDEN_ATTRIBUTES, source)
 
 
-def training_images(root: Path) -> int:
-    """How many of the listed training images are there; the lists are not checked.
+def look_into_celeba(config: DataConfig) -> tuple[int, tuple[int, int, int], int]:
+    """How many of the listed training images are there, their shape, and the attributes that the
+    victim learns; the lists are not checked.
 
     Raises:
         InputError: a missing folder or list.
     """
-    folder = _folder(root)
-    _check_there(folder, root)
+    folder = _folder(config.data_dir)
+    _check_there(folder, config.data_dir)
     partition = _read_partition(folder / PARTITION)
-    return sum(partition.get(path.name) == "0" for path in _images(folder).iterdir())
+    count = sum(partition.get(path.name) == "0" for path in _images(folder).iterdir())
+    return count, (3, SIZE, SIZE), ATTRIBUTE_COUNT - len(HIDDEN_ATTRIBUTES)
 
 
 def _folder(root: Path) -> Path:
@@ -145,3 +150,9 @@ def _read_partition(path: Path) -> dict[str, str]:
         if name:
             content[name] = value.strip()
     return content
+
+
+CELEBA = Spec(
+    read_celeba, None, None, Augmentation(flip=True, padding=8), look=look_into_celeba,
+    place=FOLDER,
+)  # fmt: skip

@@ -7,21 +7,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from complexnn.config import InputError
-from complexnn.data.folder import FolderSource
+from complexnn.config import DataConfig, InputError
+from complexnn.data.image_files import ImageFiles
+from complexnn.data.images import Augmentation
+from complexnn.data.spec import Raw, Spec
 
 FOLDER = "CUB_200_2011"
 LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
+SIZE = 224  # of the paper's VGG-16
 
 
-def read_cub200(
-    root: Path, *, channels: int | None, resize: int
-) -> tuple[FolderSource, Tensor, FolderSource, Tensor, tuple[str, ...]]:
-    """List the official split: images and classes for training and test, and the class names.
+def read_cub200(config: DataConfig) -> Raw:
+    """List the official split.
 
     Raises:
         InputError: a missing folder, list or image, or lists that do not fit each other.
     """
+    root = config.data_dir
     folder = root / FOLDER if (root / FOLDER).is_dir() else root
     missing = [name for name in (*LISTS, "images") if not (folder / name).exists()]
     if missing:
@@ -45,19 +47,20 @@ def read_cub200(
         )
 
     numbers = {name: i for i, name in enumerate(sorted(classes, key=int))}
-    parts = []
-    for training in ("1", "0"):
-        chosen = [i for i in sorted(images, key=int) if split[i] == training]
+    size = config.resize or SIZE
+
+    def part(mark: str, what: str) -> tuple[ImageFiles, Tensor]:
+        chosen = [i for i in sorted(images, key=int) if split[i] == mark]
         if not chosen:
-            kind = "training" if training == "1" else "test"
-            raise InputError(f"{folder / LISTS[2]} has no {kind} image")
-        source = FolderSource(
+            raise InputError(f"{folder / LISTS[2]} has no {what} image")
+        files = ImageFiles(
             [folder / "images" / images[i] for i in chosen],
-            channels=channels or 3, size=(resize, resize), resize=resize,
+            channels=config.channels or 3, size=(size, size), resize=size,
         )  # fmt: skip
-        parts += [source, torch.tensor([numbers[labels[i]] for i in chosen])]
+        return files, torch.tensor([numbers[labels[i]] for i in chosen])
+
     names = tuple(classes[c].partition(".")[2] or classes[c] for c in numbers)
-    return parts[0], parts[1], parts[2], parts[3], names
+    return Raw(*part("1", "training"), *part("0", "test"), names)
 
 
 def _read_list(path: Path) -> dict[str, str]:
@@ -69,3 +72,9 @@ def _read_list(path: Path) -> dict[str, str]:
             raise InputError(f"{path}, line {number}: expected a number and a value, got {line!r}")
         content[key] = value.strip()
     return content
+
+
+CUB200 = Spec(
+    read_cub200, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225),  # ImageNet's, as is usual
+    Augmentation(flip=True, padding=16), count=5_994, place=FOLDER,
+)  # fmt: skip

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from complexnn.config import InputError
-from complexnn.data.folder import FolderSource
+from complexnn.data.image_files import ImageFiles
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ImageSet:
     """
 
     def __init__(
-        self, pixels: Tensor | FolderSource, labels: Tensor, classes: Tensor, *, workers: int = 0
+        self, pixels: Tensor | ImageFiles, labels: Tensor, classes: Tensor, *, workers: int = 0
     ) -> None:
         self.pixels, self.labels, self.classes, self.workers = pixels, labels, classes, workers
 
@@ -127,7 +127,7 @@ class _Chunks(torch.utils.data.Dataset):
     """Whole batches as items, so that one worker reads and augments each."""
 
     def __init__(
-        self, pixels: Tensor | FolderSource, chunks: Sequence[Tensor], augment: Augment | None
+        self, pixels: Tensor | ImageFiles, chunks: Sequence[Tensor], augment: Augment | None
     ) -> None:
         self.pixels, self.chunks, self.augment = pixels, chunks, augment
 

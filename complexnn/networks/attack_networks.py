@@ -1,4 +1,8 @@
-"""The attackers' networks. None of them has an input for a key: they see what the server sees."""
+"""The attackers' networks. None of them has an input for a key: they see what the server sees.
+
+Which attack trains which: keys, the angle regressor; inversion and dss, the U-Net; dss of small
+features, the denoiser; inference, the classifier. Widths are set by the attacks' budgets.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +21,8 @@ class AngleRegressor(nn.Module):
 
     At d = 2 the one vector of a decoy group is :math:`(\cos\hat\theta, \sin\hat\theta)`, so there
     is no wrap-around. All parts enter together: 1x1 convolutions mix parts and channels first,
-    strided blocks follow, and mean and deviation over positions feed the head, since the key shows
-    in the distribution of the parts rather than in any place.
+    strided blocks follow down to 8x8, and mean and deviation over positions feed the head, since
+    the key shows in the distribution of the parts rather than in any place.
 
     Shape: ``(G, d, C, H, W) -> (G, vectors, d)``.
     """
@@ -55,10 +59,11 @@ class AngleRegressor(nn.Module):
 
 
 class UNet(nn.Module):
-    """Decoder of an inversion attack (Ronneberger et al. 2015), four levels down and up at most.
+    """Decoder of an inversion attack (Ronneberger et al. 2015), at most four levels down and up, as
+    in the paper.
 
     A feature map smaller than the image is first enlarged to it; small images get fewer levels,
-    so that the lowest keeps at least 2x2 positions.
+    so that the lowest keeps at least 2x2 positions. Widths double up to the eightfold.
 
     Shape: ``(B, in_channels, h, w) -> (B, images, C, H, W)``, pixels in [0, 1].
     """
@@ -71,10 +76,10 @@ class UNet(nn.Module):
         self.size, self.images, self.channels = tuple(size), images, channels
         levels = max(1, min(4, min(size).bit_length() - 2))
         widths = [width * min(2**level, 8) for level in range(levels + 1)]
-        self.first = _double(in_channels, widths[0])
-        self.down = nn.ModuleList(_double(a, b) for a, b in itertools.pairwise(widths))
+        self.first = _two_convolutions(in_channels, widths[0])
+        self.down = nn.ModuleList(_two_convolutions(a, b) for a, b in itertools.pairwise(widths))
         self.up = nn.ModuleList(
-            _double(b + a, a) for a, b in reversed(list(itertools.pairwise(widths)))
+            _two_convolutions(b + a, a) for a, b in reversed(list(itertools.pairwise(widths)))
         )
         self.last = nn.Conv2d(widths[0], images * channels, 1)
         self.to(memory_format=torch.channels_last)
@@ -94,7 +99,7 @@ class UNet(nn.Module):
         return self.last(x).float().sigmoid().unflatten(1, (self.images, self.channels))
 
 
-def _double(in_channels: int, out_channels: int) -> nn.Sequential:
+def _two_convolutions(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
         nn.BatchNorm2d(out_channels),
@@ -115,7 +120,7 @@ class FeatureDenoiser(nn.Module):
     .. math:: D(v, \varphi) = v\cos\varphi + N(v, \varphi)\sin\varphi,
 
     where the target of N has the same size at every angle. Each place has a bias of its own, and
-    each block sees the mean over the map.
+    each block sees the mean over the map. N starts at 0, so D starts as that best linear estimate.
 
     Shape: ``(B, C, H, W), (B,) -> (B, C, H, W)``.
     """
@@ -134,8 +139,9 @@ class FeatureDenoiser(nn.Module):
     def forward(self, views: Tensor, angle: Tensor) -> Tensor:
         angle = angle.to(views).view(-1, 1, 1, 1)
         cos, sin = angle.cos(), angle.sin()
-        told = torch.cat([cos, sin.clamp(min=0.02).log()], dim=1)
-        x = torch.cat([views, told.expand(-1, 2, *views.shape[2:])], dim=1)
+        # The share of noise on a log scale, down to the smallest angle that it is trained at.
+        angles = torch.cat([cos, sin.clamp(min=0.02).log()], dim=1)
+        x = torch.cat([views, angles.expand(-1, 2, *views.shape[2:])], dim=1)
         x = self.first(x.contiguous(memory_format=torch.channels_last)) + self.place
         for block in self.blocks:
             x = block(x)
@@ -143,7 +149,10 @@ class FeatureDenoiser(nn.Module):
 
 
 class _ContextBlock(nn.Module):
-    """A residual block of two convolutions, beside a linear map of the mean over positions."""
+    """A residual block of two convolutions, beside a linear map of the mean over positions.
+
+    Shape: ``(B, width, H, W) -> (B, width, H, W)``.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -158,7 +167,7 @@ class _ContextBlock(nn.Module):
 
 
 class PropertyClassifier(nn.Sequential):
-    """A small residual classifier of feature maps or images.
+    """A small residual classifier of feature maps or images: a stem and three blocks.
 
     Shape: ``(B, C, H, W) -> (B, num_classes)``.
     """

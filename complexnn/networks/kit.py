@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from complexnn.config import Weights
 from complexnn.rotation import fused, layers
+from complexnn.rotation.processes import processes
 
 Gate = Literal["fixed", "mean", "mixing"]
 
@@ -47,10 +48,10 @@ class BatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and fused.processes() > 1):
+        if not (self.training and processes() > 1):
             return super().forward(x)
         y, mean, variance = fused.CentredNorm.apply(x, self.weight, self.bias, self.eps)
-        count = fused.processes() * x.numel() // x.shape[1]
+        count = processes() * x.numel() // x.shape[1]
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)

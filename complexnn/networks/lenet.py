@@ -1,8 +1,6 @@
-"""LeNets, cut behind the first pooling; the decoder is the softmax of the loss alone."""
+"""LeNet, cut behind the first pooling; the decoder is the softmax of the loss alone."""
 
 from __future__ import annotations
-
-import math
 
 from torch import nn
 
@@ -45,35 +43,5 @@ def lenet(server: Kit, num_classes: int, in_channels: int, size: tuple[int, int]
         ),
         decoder=nn.Identity(),
         released=(32, *_pooled(size, 1)),
-        answer=(num_classes,),
-    )
-
-
-def lenet5(server: Kit, num_classes: int, in_channels: int, size: tuple[int, int]) -> Topology:
-    """The classic LeNet-5 (LeCun et al. 1998): 6 and 16 channels, 120 and 84 units.
-
-    Images under 32x32 are padded to it by the first convolution, as LeCun's digits were.
-    """
-    device = REAL
-    padding = tuple(max(0, math.ceil((32 - side) / 2)) for side in size)
-    first = _pooled(tuple(s + 2 * p - 4 for s, p in zip(size, padding, strict=True)), 1)
-    height, width = _pooled((first[0] - 4, first[1] - 4), 1)
-    return Topology(
-        encoder=nn.Sequential(
-            device.conv(in_channels, 6, 5, padding=padding), device.act(), device.max_pool(2)
-        ),
-        processing=nn.Sequential(
-            server.conv(6, 16, 5, bias=True),
-            server.act(),
-            server.max_pool(2),
-            server.flatten(),
-            server.linear(16 * height * width, 120),
-            server.act(),
-            server.linear(120, 84),
-            server.act(),
-            server.linear(84, num_classes),
-        ),
-        decoder=nn.Identity(),
-        released=(6, *first),
         answer=(num_classes,),
     )

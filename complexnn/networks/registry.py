@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from complexnn.config import InputError, NetConfig, choose, from_dict
+from complexnn.config import InputError, NetConfig, choose
+from complexnn.config_io import from_dict
 from complexnn.networks.classic import alexnet, vgg16
+from complexnn.networks.encoder import Normalise, generator
 from complexnn.networks.kit import REAL, Gate, equivariant_kit
-from complexnn.networks.lenet import lenet, lenet5
-from complexnn.networks.modules import LocalServer, Normalise, generator
+from complexnn.networks.lenet import lenet
+from complexnn.networks.local_server import LocalServer
 from complexnn.networks.resnet import resnet
 from complexnn.networks.splitnet import SplitNet
 from complexnn.networks.thin import thin
@@ -34,7 +36,6 @@ class Architecture:
 
 ARCHITECTURES = {
     "lenet": Architecture(lenet, "mean"),
-    "lenet5": Architecture(lenet5, "mean"),
     **{
         f"resnet{depth}": Architecture(partial(resnet, depth=depth), "fixed", ("alpha", "beta"))
         for depth in (20, 32, 44, 56, 110)

@@ -1,56 +1,30 @@
-"""The paper, the 2021 reproduction and this project's rows: one line for each network and data set
-of the paper, ``paper / 2021 / ours``."""
+"""The paper's tables: its numbers, those of the 2021 reproduction and ours in one line for each
+network and data set of the paper; behind them what the paper does not have, and every run's
+command."""
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from complexnn.config import InputError
-from complexnn.report import (
-    claims,
-    further,
-    verdicts,
-)
-from complexnn.report.lines import (
-    Keys,
-    Line,
-    lines,
-)
-from complexnn.report.rows import (
-    Runs,
-    by_network,
-    collect,
-    mean_std,
-)
+from complexnn.config_io import command
+from complexnn.report import ranking, verdict_tables
+from complexnn.report.cohorts import Place, cohorts
+from complexnn.report.notes import NOT_RUN, Abbreviations
+from complexnn.report.published import LEGEND, Column, Page, read_published, theirs
+from complexnn.report.ranking import Row
+from complexnn.report.rows import Runs, mean_std
+from complexnn.report.verdict_tables import ROTATED
+from complexnn.report.verdicts import quick
+from complexnn.runs.progress import duration
 from complexnn.runs.tables import Table
-
-__all__ = ["Runs", "by_network", "collect", "mean_std", "read_published", "tables"]
-
-PUBLISHED = Path(__file__).parent / "published_results.json"
-NOT_PUBLISHED, NOBODY, DITTO = "n.p.", "–", '"'
-NOT_TRAINED, NOT_ATTACKED, NO_DATA = "not trained yet", "not attacked", "data: not available"
-UNAVAILABLE = {"cub200"}  # data sets that this project could not get
-LEGEND = (
-    "In every table: n.p.: not published, or not recovered. –: neither published nor tried here. "
-    "not trained yet, not attacked: no such row among the results given. data: not available: "
-    "CUB-200-2011 could not be had. (α), (β): of the other cut of the same network; the cuts of "
-    "original, additional and noisy differ in nothing but the server's share of the layers, and "
-    "are trained once. ±: deviation over seeds; without it, one seed. Ours: the largest budget "
-    'first, smaller ones in lines below (": as above); in brackets, the runs in the last table.'
-)
-ROTATED = claims.ROTATED
 
 # What the columns of the paper's tables hold, as labels of this project's networks.
 PLAIN = {"original": "original", "additional": "additional_layers"}
 NOISY = {"noisy γ=0.2": "noisy_0_2", "noisy γ=0.5": "noisy_0_5", "noisy γ=1": "noisy_1_0"}
-KINDS = PLAIN | NOISY | {ROTATED: "complex"}
 # The paper's attacks on a hidden property; this project's own behind them.
 PROPERTIES = {
     "property images": "classifier trained on raw images, applied to reconstructions",
@@ -66,131 +40,29 @@ OWN_PROPERTIES = {
 }
 PROPERTY_ROWS = (("resnet56-alpha", "cifar100 by superclasses"), ("alexnet", "celeba"))
 
-Place = tuple[str, str]  # network, data set
 
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table: what was published for a place, and what a run of ours says."""
-
-    head: str
-    label: str  # of the network of ours
-    value: Callable[[Runs], str | None]  # None: not attacked
-    theirs: tuple[dict[Place, str], ...] = ()  # the paper's numbers, the reproduction's
-    beside: bool = False  # a blind answer, which says nothing alone
-
-    def cell(self, place: Place, line: Line | None, *, first: bool) -> str:
-        """``paper / 2021 / ours``, with ditto marks in the lines of further budgets."""
-        runs = None if line is None else line.find(self.label)
-        if runs is not None:
-            found = self.value(runs)
-            ours = NOT_ATTACKED if found is None else found + line.mark(runs)
-        else:
-            ours = NO_DATA if place[1] in UNAVAILABLE else NOT_TRAINED
-        theirs = [numbers.get(place, NOT_PUBLISHED) for numbers in self.theirs]
-        if runs is None and self.label in NOISY and set(theirs) == {NOT_PUBLISHED}:
-            return NOBODY
-        if self.beside and ours in (NOT_TRAINED, NOT_ATTACKED, NO_DATA):
-            return ""
-        return "".join(f"{number if first else DITTO:>5} / " for number in theirs) + ours
-
-
-def read_published(path: Path = PUBLISHED) -> dict[str, Any]:
-    """The published numbers.
-
-    Raises:
-        InputError: the file is not there, as in an installation without the repository.
-    """
-    if not path.is_file():
-        raise InputError(f"no {path}: run this from a clone of the repository")
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def tables(folders: Iterable[Path]) -> list[Table]:
+def tables(ours: Sequence[Runs]) -> list[Table]:
     """Errors, angles, reconstructions, properties, verdicts, further networks, and the runs."""
-    given, ours = read_published(), collect(folders)
+    given = read_published()
     errors = given["classification_error_percent"]
-    page = _Page(lines(ours), Keys())
+    page = Page(cohorts(ours), Abbreviations())
     places = list(dict.fromkeys((row["arch"], row["dataset"]) for row in errors))
-    found = [
+    beside_the_paper = [
         *_errors(page, errors),
         _angles(page, given["angle_error_radian"]["rows"]),
         *_reconstructions(page, places, given["reconstruction_error"]["rows"]),
         _properties(page, given["property_inference_error_cifar100_of_100_classes"]["rows"]),
-        claims.by_row_table(ours, page.keys, [*places, PROPERTY_ROWS[0]]),
+        verdict_tables.by_network(ours, page.short, [*places, PROPERTY_ROWS[0]]),
     ]
     rest = [runs for runs in ours if runs.number not in page.shown]
-    return [*found, further.networks(rest, page.keys), further.commands(ours)]
+    return [*beside_the_paper, _further(rest, page.short), _commands(ours)]
 
 
-class _Page:
-    """The lines of ours, how they are called, and which runs stood in a table."""
-
-    def __init__(self, ours: dict[Place, list[Line]], keys: Keys) -> None:
-        self.ours, self.keys, self.shown = ours, keys, set()
-
-    def table(self, title: str, places: Iterable[Place], columns: list[Column], note: str) -> Table:
-        """A line for each place at its largest budget, and one below it for each further budget
-        that says something."""
-        rows = []
-        for place in places:
-            every = self._lines(place, columns)
-            for number, line in enumerate(every or [None]):
-                cells = [column.cell(place, line, first=not number) for column in columns]
-                rows.append((place[0], *self._named(place, line, columns), *cells))
-        head = ("network", "data", "ours", *(column.head for column in columns))
-        return Table(title, head, rows, "\n".join(filter(None, [note, *self.keys.notes(rows)])))
-
-    def _lines(self, place: Place, columns: list[Column]) -> list[Line]:
-        """The lines that say something which those before do not; if none does, the first of a
-        network that was trained."""
-        found, said = [], set()
-        every = [
-            line
-            for line in self.ours.get(place, [])
-            if any(line.find(column.label) for column in columns)
-        ]
-        for line in every:
-            numbers = {runs.number for runs in self._runs(line, columns)}
-            if numbers - said:
-                found.append(line)
-            said |= numbers
-        return found or every[:1]
-
-    def _runs(self, line: Line, columns: list[Column]) -> list[Runs]:
-        """The runs that these columns have something to say about."""
-        found = (line.find(column.label) for column in columns)
-        said = [r for r, c in zip(found, columns, strict=True) if r is not None and c.value(r)]
-        return list({runs.number: runs for runs in said}.values())
-
-    def _named(self, place: Place, line: Line | None, columns: list[Column]) -> tuple[str, str]:
-        if line is None:
-            return place[1], ""
-        runs = [r.number for r in self._runs(line, columns)]
-        self.shown.update(runs)
-        numbers = f" [{' '.join(map(str, sorted(runs)))}]" if runs else ""
-        return self.keys.data(line.first), self.keys.budget(line) + numbers
-
-
-def _theirs(
-    published: list[dict[str, Any]], key: str, digits: int
-) -> tuple[dict[Place, str], dict[Place, str]]:
-    """A column of the published tables: the paper's numbers and the reproduction's."""
-    return tuple(
-        {
-            (row["arch"], row["dataset"]): f"{row[key]:.{digits}f}"
-            for row in published
-            if row["source"] == source and row.get(key) is not None
-        }
-        for source in ("paper", "reproduction")
-    )
-
-
-def _errors(page: _Page, published: list[dict[str, Any]]) -> list[Table]:
+def _errors(page: Page, published: list[dict[str, Any]]) -> list[Table]:
     def column(label: str, key: str | None) -> Column:
         head = f"{label.partition(' d=')[0]}: " + ("paper / 2021 / ours" if key else "ours")
-        numbers = _theirs(published, key, 2) if key else ()
-        return Column(head, label, _task_error, numbers)
+        numbers = theirs(published, key, 2) if key else ()
+        return Column(head, label, lambda runs: runs.task_error(2), numbers, rare=label in NOISY)
 
     places = list(dict.fromkeys((row["arch"], row["dataset"]) for row in published))
     noisy = [column(*kind) for kind in NOISY.items()]
@@ -203,17 +75,13 @@ def _errors(page: _Page, published: list[dict[str, Any]]) -> list[Table]:
     ]
 
 
-def _task_error(runs: Runs) -> str:
-    return mean_std([100 * v for v in runs.values("task", "error")], 2)
-
-
-def _angles(page: _Page, published: list[dict[str, Any]]) -> Table:
-    theirs = [
+def _angles(page: Page, published: list[dict[str, Any]]) -> Table:
+    numbers = tuple(
         {(r["arch"], r["dataset"]): f"{r[s]:.4f}" for r in published if r[s] is not None}
         for s in ("paper", "reproduction")
-    ]
+    )
     columns = [
-        Column("paper / 2021 / ours, strongest attack", ROTATED, _angle, tuple(theirs)),
+        Column("paper / 2021 / ours, strongest attack", ROTATED, _angle, numbers),
         Column("ours, whole release", ROTATED, _release),
         Column("blind guess", ROTATED, _blind_angle, beside=True),
     ]
@@ -235,12 +103,11 @@ def _angle(runs: Runs) -> str | None:
         return None
     name = Counter(name for name, _ in best).most_common(1)[0][0]
     values = mean_std([numbers["value"] for _, numbers in best], 4)
-    return f"{values} by {name}{_quick(best)}"
+    return f"{values} by {name}{_quick(numbers['row'] for _, numbers in best)}"
 
 
-def _quick(best: list[tuple[str, dict[str, Any]]]) -> str:
-    quick = any(numbers["row"]["config"].get("budget") == "quick" for _, numbers in best)
-    return " (quick)" if quick else ""
+def _quick(rows: Iterable[Row]) -> str:
+    return " (quick)" if any(map(quick, rows)) else ""
 
 
 def _release(runs: Runs) -> str | None:
@@ -252,7 +119,7 @@ def _release(runs: Runs) -> str | None:
     if share == 0:
         return "finds nothing"
     value = statistics.mean(numbers["value"] for _, numbers in best)
-    return f"{value:.1e} ({100 * share:.1f} % found){_quick(best)}"
+    return f"{value:.1e} ({100 * share:.1f} % found){_quick(n['row'] for _, n in best)}"
 
 
 def _blind_angle(runs: Runs) -> str | None:
@@ -261,14 +128,15 @@ def _blind_angle(runs: Runs) -> str | None:
 
 
 def _reconstructions(
-    page: _Page, order: list[Place], published: list[dict[str, Any]]
+    page: Page, order: list[Place], published: list[dict[str, Any]]
 ) -> list[Table]:
     def column(head: str, label: str, key: str | None, name: str) -> Column:
-        numbers = _theirs(published, key, 4) if key else ()
+        numbers = theirs(published, key, 4) if key else ()
         if numbers and not numbers[0]:  # the paper has none
             numbers = numbers[1:]
         source = {0: "ours", 1: "2021 / ours", 2: "paper / 2021 / ours"}[len(numbers)]
-        return Column(f"{head}: {source}", label, _rmse(f"inversion {name}"), numbers)
+        value = _rmse(f"inversion {name}")
+        return Column(f"{head}: {source}", label, value, numbers, rare=label in NOISY)
 
     known = {(row["arch"], row["dataset"]) for row in published}
     places = [place for place in order if place in known]
@@ -298,9 +166,8 @@ def _rmse(name: str) -> Callable[[Runs], str | None]:
         if not rmse:
             return None
         rows = [rows[name] for rows in runs.rows if name in rows]
-        shown = f"{mean_std(rmse, 3)}" + (f" ({statistics.mean(psnr):.1f})" if psnr else "")
-        quick = any(row["config"].get("budget") == "quick" for row in rows)
-        return shown + (" (quick)" if quick else "")
+        shown = mean_std(rmse, 3) + (f" ({statistics.mean(psnr):.1f})" if psnr else "")
+        return shown + _quick(rows)
 
     return value
 
@@ -312,22 +179,22 @@ def _mean_image(runs: Runs) -> str | None:
     return f"{rmse[0]:.3f}" + (f" ({psnr[0]:.1f})" if psnr else "")
 
 
-def _properties(page: _Page, published: list[dict[str, Any]]) -> Table:
+def _properties(page: Page, published: list[dict[str, Any]]) -> Table:
     note = (
         "The paper's numbers were not recovered. Features a*: of additional, the released ones. "
         "CelebA: the mean error over the 10 hidden attributes. Blind guess: the best answer of one "
         "who knows the network's label."
     )
-    rows: list[tuple[str, ...]] = []
+    lines: list[tuple[str, ...]] = []
     for place in PROPERTY_ROWS:
         for name, attack in (PROPERTIES | OWN_PROPERTIES).items():
             columns = _property_columns(place, name, attack, published)
             table = page.table("", [place], columns, "")
-            said = [row for row in table.rows if name in PROPERTIES or "[" in row[2]]
-            rows += [(*row[:3], attack, *row[3:]) for row in said]
+            shown = [line for line in table.rows if name in PROPERTIES or "[" in line[2]]
+            lines += [(*line[:3], attack, *line[3:]) for line in shown]
     head = (*table.head[:3], "attack", *table.head[3:])
     title = "Error of the inferred hidden property (smaller: less private)"
-    return Table(title, head, rows, "\n".join([note, *page.keys.notes(rows)]))
+    return Table(title, head, lines, "\n".join([note, *page.short.notes(lines)]))
 
 
 def _property_columns(
@@ -338,15 +205,54 @@ def _property_columns(
         return mean_std(values, 3) if values else None
 
     def blind(runs: Runs) -> str | None:
-        found = [rows[name]["metrics"]["error"] for rows in runs.rows if name in rows]
-        return f"{verdicts.blind(found[0]):.3f}" if found else None
+        errors = [rows[name]["metrics"]["error"] for rows in runs.rows if name in rows]
+        return f"{ranking.blind(errors[0]):.3f}" if errors else None
 
-    def theirs(key: str) -> tuple[dict[Place, str]]:
+    def reproduced(key: str) -> tuple[dict[Place, str]]:
         here = [row[key] for row in published if row["attack"] == attack]
         return ({place: f"{here[0]:.3f}"} if here and place == PROPERTY_ROWS[0] else {},)
 
     return [
-        Column("additional: 2021 / ours", "additional", value, theirs("additional_layers")),
-        Column("complex: 2021 / ours", ROTATED, value, theirs("complex")),
+        Column("additional: 2021 / ours", "additional", value, reproduced("additional_layers")),
+        Column("complex: 2021 / ours", ROTATED, value, reproduced("complex")),
         Column("blind guess", ROTATED, blind, beside=True),
     ]
+
+
+def _further(rest: Sequence[Runs], short: Abbreviations) -> Table:
+    """Runs without a place in the tables before: what each reaches, and what attacks reach."""
+    lines = [
+        (
+            runs.network, short.data(runs), short.budget(runs), runs.released,
+            f"{runs.task_error(2)} [{runs.number}]",
+            _reached(runs, "angle") if runs.config.net.parts > 1 else "no key",
+            _reached(runs, "inversion", "rmse"), _reached(runs, "property"),
+        )
+        for runs in rest
+    ]  # fmt: skip
+    head = ("network", "data", "budget", "kind", "task error in %", "angle error",
+            "RMSE of the strongest inversion", "property error")  # fmt: skip
+    note = "\n".join(short.notes(lines))
+    return Table("Further networks and data of this project", head, lines, note)
+
+
+def _reached(runs: Runs, family: str, measure: str | None = None) -> str:
+    values = [numbers["value"] for _, numbers in runs.strongest(family, measure)]
+    return f"{mean_std(values, 3)} [{runs.number}]" if values else NOT_RUN
+
+
+def _commands(ours: Sequence[Runs]) -> Table:
+    """How each run was made: its command, seeds, time and device."""
+    lines = []
+    for runs in ours:
+        tasks = [rows["task"] for rows in runs.rows]
+        lines.append((
+            f"[{runs.number}]",
+            command(runs.config, leave_out=("output_dir", "seed", "resume", "overwrite")),
+            ", ".join(map(str, sorted(runs.seeds))),
+            runs.task_error(2),
+            duration(statistics.mean(row["seconds"] for row in tasks)),
+            ", ".join(sorted({row["device"] for row in tasks})),
+        ))  # fmt: skip
+    head = ("", "command", "seeds", "error in %", "time", "device")
+    return Table("Runs (add --seed and --output-dir)", head, lines)

@@ -1,31 +1,28 @@
-"""The rows of finished runs, brought together: which runs are seeds of one network, which were
-trained alike and may stand in one line, and how those are told apart that share a name."""
+"""The rows of finished runs, brought together: the one place where rows are read for reports.
+
+Of several rows of one name one counts (:func:`newest`); runs that differ in nothing but their seed
+are one network (:class:`Runs`, :func:`collect`); networks that share a name are told apart.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from complexnn.config import (
-    MAY_CHANGE,
-    OF_SOME_NETWORKS,
-    DataConfig,
-    InputError,
-    NetConfig,
-    TrainConfig,
-    command,
-    from_dict,
-)
+from complexnn.config import DataConfig, InputError, NetConfig, TrainConfig
+from complexnn.config_idle import OF_SOME_NETWORKS
+from complexnn.config_io import MAY_CHANGE, command, from_dict
 from complexnn.data.datasets import DATASETS
-from complexnn.report import verdicts
+from complexnn.report import ranking
+from complexnn.report.ranking import Best, Row, Rows
 from complexnn.runs import results
-
-NOT_RUN = "not run"
+from complexnn.runs.checkpoint import sha256
 
 _NET = {spec.name for spec in fields(NetConfig)}
 _ALL = _NET | {spec.name for cls in (DataConfig, TrainConfig) for spec in fields(cls)}
@@ -39,6 +36,74 @@ _WAYS = {"counterparts"} | (OF_SOME_NETWORKS - _NET - {"adversarial_weight"})
 Alike = tuple[str, str, str, str]  # network, data set, budget, what is unofficial about the data
 
 
+# ------------------------------------------------------------------------------ rows that count
+
+
+def read(folders: Iterable[Path]) -> Iterator[tuple[Path, Row]]:
+    """Every row in and below ``folders``, with the folder that holds it.
+
+    Raises:
+        InputError: a folder without any results.
+    """
+    for folder in folders:
+        files = sorted(folder.rglob("results.jsonl"))
+        if not files:
+            raise InputError(f"no results.jsonl in or below {folder}: train a network first")
+        for file in files:
+            for row in results.read_rows(file):
+                yield file.parent, row
+
+
+def newest(rows: Iterable[Row], by: Callable[[Row], Any] = itemgetter("name")) -> dict[Any, Row]:
+    """Of the rows of one name the one that counts: made by the attack's latest version, of these
+    the last one made; where rows do not say when, the last one read."""
+    counting: dict[Any, Row] = {}
+    for row in rows:
+        before = counting.get(by(row))
+        if before is None or _made(row) >= _made(before):
+            counting[by(row)] = row
+    return counting
+
+
+def _made(row: Row) -> tuple[int, str]:
+    return row.get("version", 1), row.get("time", "")
+
+
+def of_run(folder: Path, attacks: Path | None = None) -> Rows:
+    """The rows that count about a folder's present weights (or, where only rows were published,
+    about the last ones that were tested); those of attacks may lie in another folder.
+
+    Raises:
+        InputError: the folder is no finished run.
+    """
+    rows = results.read_rows(folder / "results.jsonl")
+    weights = folder / "model.safetensors"
+    tested = [row["victim"] for row in rows if row["name"] == "task"]
+    if not tested:
+        raise InputError(f"{folder} is no finished run (no task row in results.jsonl)")
+    victim = sha256(weights) if weights.is_file() else tested[-1]
+    if victim not in tested:
+        raise InputError(f"{folder} is no finished run (no task row about its present weights)")
+    if attacks not in (None, folder):
+        rows += results.read_rows(attacks / "results.jsonl")
+    return newest(row for row in rows if row["victim"] == victim)
+
+
+def of_attacked_run(folder: Path, attacks: Path | None = None) -> Rows:
+    """The same of a run that was attacked.
+
+    Raises:
+        InputError: the folder is no finished run, or was not attacked.
+    """
+    rows = of_run(folder, attacks)
+    if len(rows) == 1:
+        raise InputError(f"{folder} was not attacked: run attack.py all --victim {folder}")
+    return rows
+
+
+# -------------------------------------------------------------------------------------- networks
+
+
 @dataclass
 class Runs:
     """Runs that differ in nothing but their seed."""
@@ -46,7 +111,7 @@ class Runs:
     config: TrainConfig  # of the first
     number: int = 0
     seeds: list[int] = field(default_factory=list)
-    rows: list[dict[str, dict[str, Any]]] = field(default_factory=list)  # by name, one per seed
+    rows: list[Rows] = field(default_factory=list)  # one per seed
     folders: list[Path] = field(default_factory=list)  # where each was trained
     apart: str = ""  # what tells it from others that would have the same name
 
@@ -136,31 +201,23 @@ class Runs:
         return [rows["task"]["metrics"]["error"] for rows in self.rows]
 
     @property
-    def attacked(self) -> dict[str, dict[str, Any]]:
+    def attacked(self) -> Rows:
         """The rows of the seed that was attacked; of the first one if none was."""
         return max(self.rows, key=len)
 
-    def values(self, name: str, metric: str, key: str = "value") -> list[float]:
-        found = (rows[name]["metrics"].get(metric, {}) for rows in self.rows if name in rows)
-        return [numbers[key] for numbers in found if numbers.get(key) is not None]
+    def values(self, name: str, measure: str, key: str = "value") -> list[float]:
+        """A number of the rows of one name, of each seed that has it."""
+        every = (rows[name]["metrics"].get(measure, {}) for rows in self.rows if name in rows)
+        return [numbers[key] for numbers in every if numbers.get(key) is not None]
 
-    def strongest(self, family: str, metric: str | None = None) -> list[tuple[str, dict[str, Any]]]:
+    def strongest(self, family: str, measure: str | None = None) -> list[Best]:
         """The strongest attack of a family on each seed that was attacked: name and numbers."""
-        found = (verdicts.strongest(rows, family, metric) for rows in self.rows)
-        return [best for best in found if best is not None]
+        every = (ranking.strongest(rows, family, measure) for rows in self.rows)
+        return [best for best in every if best is not None]
 
-    def best(self, family: str, metric: str) -> list[float]:
-        """The value of the strongest attack of a family, one per seed."""
-        return [numbers["value"] for _, numbers in self.strongest(family, metric)]
-
-    def best_cell(self, family: str, metric: str, digits: int = 3) -> str:
-        values = self.best(family, metric)
-        return f"{mean_std(values, digits)} [{self.number}]" if values else NOT_RUN
-
-    def cell(self, name: str, metric: str, scale: float = 1.0, digits: int = 3) -> str:
-        """Mean ± standard deviation over the seeds, and the run's number."""
-        values = [scale * v for v in self.values(name, metric)]
-        return f"{mean_std(values, digits)} [{self.number}]" if values else NOT_RUN
+    def task_error(self, digits: int) -> str:
+        """The task error in %: mean and deviation over the seeds."""
+        return mean_std([100 * value for value in self.values("task", "error")], digits)
 
 
 def _flags(config: TrainConfig, names: set[str]) -> str:
@@ -177,25 +234,25 @@ def mean_std(values: list[float], digits: int) -> str:
 def collect(folders: Iterable[Path]) -> list[Runs]:
     """Every finished run below ``folders``, those of one configuration together, by their seeds.
 
-    Attacks belong to the run whose weights they were made on, whichever folder they stand in; of
-    several rows of one name the newest counts. Of several runs with one seed, such as copies in
-    half precision, the one that was attacked most counts.
+    Attacks belong to the run whose weights they were made on, whichever folder they stand in. Of
+    several runs with one seed, such as copies in half precision, the one that was attacked most
+    counts.
 
     Raises:
         InputError: a folder without any results.
     """
-    victims, trained = _victims(folders)
+    victims, trained = _by_victim(folders)
     groups: dict[tuple[str, ...], Runs] = {}
     seeds: dict[tuple[str, ...], dict[int, str]] = defaultdict(dict)
-    for victim, named in victims.items():
-        if "task" not in named:
+    for victim, rows in victims.items():
+        if "task" not in rows:
             continue
-        config = from_dict(TrainConfig, named["task"]["config"])
-        alone = Runs(config, rows=[named])
+        config = from_dict(TrainConfig, rows["task"]["config"])
+        alone = Runs(config, rows=[rows])
         key = command(config, leave_out=_IDLE), alone.dataset, alone.source
         groups.setdefault(key, Runs(config))
         other = seeds[key].get(config.seed)
-        if other is None or len(named) > len(victims[other]):
+        if other is None or len(rows) > len(victims[other]):
             seeds[key][config.seed] = victim
     for key, runs in groups.items():
         for seed, victim in sorted(seeds[key].items()):
@@ -224,60 +281,12 @@ def _tell_apart(ours: list[Runs]) -> None:
             runs.apart = ", ".join(shown)
 
 
-def _victims(folders: Iterable[Path]) -> tuple[dict[str, dict[str, Any]], dict[str, Path]]:
-    """The newest row of each name by the weights it is about, and where these were trained."""
-    victims: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+def _by_victim(folders: Iterable[Path]) -> tuple[dict[str, Rows], dict[str, Path]]:
+    """The rows that count by the weights they are about, and where these were trained."""
+    rows: dict[str, list[Row]] = defaultdict(list)
     trained: dict[str, Path] = {}
-    for folder in folders:
-        files = sorted(folder.rglob("results.jsonl"))
-        if not files:
-            raise InputError(f"no results.jsonl in or below {folder}: train a network first")
-        for file in files:
-            for row in results.read_rows(file):
-                victims[row["victim"]][row["name"]] = row
-                if row["name"] == "task":
-                    trained[row["victim"]] = file.parent
-    return victims, trained
-
-
-def trained_alike(ours: Iterable[Runs]) -> dict[Alike, list[Runs]]:
-    """Runs of one network on the same images, as often and by the same recipe."""
-    lines: dict[Alike, list[Runs]] = defaultdict(list)
-    for runs in ours:
-        lines[runs.alike].append(runs)
-    return lines
-
-
-def by_network(ours: Iterable[Runs]) -> dict[tuple[str, str, str], dict[str, Runs]]:
-    """(network, data, budget) to the runs that were trained alike, by label. Those without the
-    adversarial term stand apart. Where rotated networks of one label were trained in several ways,
-    such as with decoys from closed blocks and as early versions drew them, each way has a line,
-    and the others stand in all."""
-    alike = trained_alike(runs for runs in ours if runs.critic)
-    told = [line[:3] for line in alike]
-    lines: dict[tuple[str, str, str], dict[str, Runs]] = {}
-    for line, members in alike.items():
-        (network, data, budget), source = line[:3], line[3]
-        if told.count(line[:3]) > 1:
-            budget += f"; {source or 'official data'}"
-        for way, labels in ways(members).items():
-            lines[network, data, f"{budget} {way}".rstrip()] = labels
-    return lines
-
-
-def ways(members: list[Runs]) -> dict[str, dict[str, Runs]]:
-    """Runs that were trained alike by label, for each way that rotated ones were trained in,
-    today's defaults first; with the flags that tell ways apart, where there are several. Others
-    that have flags of their own, such as a defence's weight, have these behind their label."""
-    every = sorted({r.way for r in members if r.config.net.kind == "complex"}) or [""]
-    plain = {
-        ", ".join(filter(None, (r.config.net.label, r.way))): r
-        for r in members
-        if r.config.net.kind != "complex"
-    }
-    rotated = [r for r in members if r.config.net.kind == "complex"]
-    return {
-        way if len(every) > 1 else "": plain
-        | {r.config.net.label: r for r in rotated if r.way == way}
-        for way in every
-    }
+    for folder, row in read(folders):
+        rows[row["victim"]].append(row)
+        if row["name"] == "task":
+            trained[row["victim"]] = folder
+    return {victim: newest(about) for victim, about in rows.items()}, trained

@@ -19,14 +19,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from complexnn.rotation import fused
-from complexnn.rotation.fused import (
-    all_reduced,
-    at_least_float32,
-    processes,
-)
+from complexnn.rotation.fused import at_least_float32 as at_least_float32
+from complexnn.rotation.processes import all_reduced as all_reduced
+from complexnn.rotation.processes import average_gradients as average_gradients
+from complexnn.rotation.processes import processes as processes
 
 # ---------------------------------------------------------------------------------- randomness
 
@@ -171,23 +170,7 @@ def bound(x: Tensor, limit: float) -> Tensor:
     return x * (limit / modulus(x).clamp(min=limit)).to(x.dtype)
 
 
-# --------------------------------------------------------------------------- norms and pooling
-
-
-def mean_square(x: Tensor) -> Tensor:
-    """Mean square per channel over samples, parts and positions, in float32: ``-> (C,)``."""
-    axes = [axis for axis in range(x.dim()) if axis != 2]
-    return at_least_float32(x).square().mean(dim=axes)
-
-
-def average_gradients(module: nn.Module) -> None:
-    """Replace the gradients by their means over all processes, in one exchange."""
-    if processes() == 1:
-        return
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    mean = all_reduced(torch.cat([g.flatten() for g in gradients]))
-    for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
+# --------------------------------------------------------------- pooling, dropout and shortcut
 
 
 def max_pool2d(

@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
-from complexnn.config import InputError, from_dict, results_of, to_dict
+from complexnn.config import InputError
+from complexnn.config_attack import results_of
+from complexnn.config_io import from_dict, to_dict
 from complexnn.runs.checkpoint import replacing, sha256
 
 

@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from complexnn.config import TrainConfig
 from complexnn.metrics import distance_correlation
 from complexnn.networks.attack_networks import UNet
-from complexnn.networks.modules import Critic
+from complexnn.networks.critic import Critic
 from complexnn.networks.registry import topology
 from complexnn.networks.splitnet import Release
 from complexnn.rotation import functional as cF

@@ -7,20 +7,17 @@ from made_rows import CIFAR, angle, find, hidden, inversion, numbers, release, r
 
 from complexnn.attacks.roster import ROSTER, applicable
 from complexnn.config import DataConfig, NetConfig
-from complexnn.report import claims, rows
-from complexnn.report.claims import (
-    by_row_table,
-    judged,
-    sentence,
-)
-from complexnn.report.lines import Keys
+from complexnn.report import verdict_tables, verdicts
+from complexnn.report.notes import Abbreviations
+from complexnn.report.rows import collect
+from complexnn.report.verdict_tables import by_network, judge_all, sentence
 
 NET = {"arch": "resnet20"}
 PAPER = (("resnet20-alpha", "cifar10"), ("resnet20-beta", "cifar10"), ("vgg16", "cub200"))
 
 
 def table_of(folder):
-    return by_row_table(rows.collect([folder]), Keys(), PAPER)
+    return by_network(collect([folder]), Abbreviations(), PAPER)
 
 
 def plain(folder, *, errors=(0.10, 0.10, 0.30), **settings):
@@ -47,9 +44,9 @@ def test_the_matrix_s_error_is_one_number_in_the_cell_and_in_the_reason(tmp_path
     for seed, error in enumerate((0.2, 0.3)):
         measured = ("linearity", {"error_of_the_mean_matrix": numbers(error)})
         rows_of(tmp_path / str(seed), net=NET, seed=seed, attacks=[measured])
-    (row,) = judged(rows.collect([tmp_path]))
+    (row,) = judge_all(collect([tmp_path]))
     assert find(table_of(tmp_path), "resnet20-alpha")["complex / local / matrix"].endswith("25.00")
-    assert "; 25.0 % error with one fixed matrix" in row.found["accuracy"][1]
+    assert "; 25.0 % error with one fixed matrix" in row.verdicts["accuracy"][1]
 
 
 def test_verdicts_are_those_of_the_written_rules(tmp_path):
@@ -57,10 +54,10 @@ def test_verdicts_are_those_of_the_written_rules(tmp_path):
     for number, error in enumerate((0.1, 1.0, 1.5)):
         rows_of(tmp_path / str(number), net=NET, lr=0.1 + number,
                 attacks=[angle(error), inversion(0.05, 20.0 - 3 * number)])  # fmt: skip
-    for row in judged(rows.collect([tmp_path])):
+    for row in judge_all(collect([tmp_path])):
         for claim in ("angle", "input"):
-            assert row.found[claim] == claims.verdicts.marked(claim, row.runs.attacked)
-        assert row.found["property"] is None
+            assert row.verdicts[claim] == verdicts.marked(claim, row.runs.attacked)
+        assert row.verdicts["property"] is None
 
 
 def test_no_verdict_says_why(tmp_path):
@@ -96,14 +93,14 @@ def test_every_reason_of_the_rules_has_short_words():
     blind = {"chance": 0.9, "given_label": 0.8, "control": 0.79}
     weak = row("property features", {"error": numbers(0.5, **blind)})
     found = [
-        claims.verdicts.angle_verdict(rows_by_name(angles)),
-        claims.verdicts.angle_verdict(rows_by_name(wide)),
-        claims.verdicts.input_verdict(judged_images(18, control=14.0)),
-        claims.verdicts.input_verdict(judged_images(18, control=None)),
-        claims.verdicts.property_verdict(rows_by_name(weak)),
+        verdicts.angle_verdict(rows_by_name(angles)),
+        verdicts.angle_verdict(rows_by_name(wide)),
+        verdicts.input_verdict(judged_images(18, control=14.0)),
+        verdicts.input_verdict(judged_images(18, control=None)),
+        verdicts.property_verdict(rows_by_name(weak)),
     ]
     assert {verdict for verdict, _ in found} == {"undecided"}
-    assert [claims._reason(why) for _, why in found] == [
+    assert [verdict_tables._reason(why) for _, why in found] == [
         "too few groups", "too few images", "attack fails without rotation, too", "no control",
         "attack fails without rotation, too",
     ]  # fmt: skip
@@ -129,11 +126,11 @@ def test_the_other_cut_lends_its_plain_networks_to_the_verdict_on_accuracy(tmp_p
     plain(tmp_path)
     beta = NET | {"variant": "beta"}
     rows_of(tmp_path / "beta", net=beta, error=0.1)
-    (row,) = judged(rows.collect([tmp_path]))
-    assert row.found["accuracy"] == ("undecided", "not trained: local")
+    (row,) = judge_all(collect([tmp_path]))
+    assert row.verdicts["accuracy"] == ("undecided", "not trained: local")
     rows_of(tmp_path / "beta-local", net=beta | {"kind": "local"}, error=0.4)
-    (row,) = judged(rows.collect([tmp_path]))
-    assert row.found["accuracy"][0] == "holds"
+    (row,) = judge_all(collect([tmp_path]))
+    assert row.verdicts["accuracy"][0] == "holds"
 
 
 def test_the_paper_s_rows_stand_first_and_short_runs_nowhere(tmp_path):
@@ -168,7 +165,7 @@ def test_the_sentence_counts_rows(tmp_path, errors, said):
         attacks = [] if error is None else [*every_angle_attack(error), release(1.57, 0.0)]
         data = DataConfig(dataset=("digits", "cifar10", "fashion-mnist")[number])
         rows_of(tmp_path / str(number), net=NET, data=data, attacks=attacks)
-    found = sentence(judged(rows.collect([tmp_path])))
+    found = sentence(judge_all(collect([tmp_path])))
     assert found.startswith("Over 3 rows, each claim ")
     assert said in found
 
@@ -181,7 +178,7 @@ def test_the_sentence_counts_a_row_once_for_each_claim_at_its_largest_budget(tmp
     rows_of(tmp_path / "early", net=NET | {"counterparts": "batch"}, error=0.1,
             attacks=[angle(0.1)])  # fmt: skip
     rows_of(tmp_path / "large", net=NET, error=0.3, epochs=100, attacks=every_angle_attack(1.2))
-    found = sentence(judged(rows.collect([tmp_path])))
+    found = sentence(judge_all(collect([tmp_path])))
     assert found.startswith("Over 1 row, ")
     assert "the angle is found in 0 of 1 attacked (undecided in 1)" in found  # without release
     assert "the input is recovered in 1 of 1 attacked;" in found
@@ -201,8 +198,8 @@ def test_the_sentence_agrees_with_a_count_of_the_cells(tmp_path):
     for claim, words in (("angle hidden", "angle is found"), ("property hidden", "inferred")):
         fails = sum(cell.startswith("FAILS") for cell in heads[claim])
         assert re.search(rf"{words} in (\d+) of 4", told)[1] == str(fails)
-    verdicts = [cell.partition(":")[0] for cell in heads["accuracy kept"]]
-    kept, partly, lost = (verdicts.count(v) for v in ("holds", "holds in part", "FAILS"))
+    cells = [cell.partition(":")[0] for cell in heads["accuracy kept"]]
+    kept, partly, lost = (cells.count(v) for v in ("holds", "holds in part", "FAILS"))
     assert (kept, partly, lost) == (2, 1, 1)
     assert f"kept in {kept} of 4 that have a `local` beside them (in part in {partly}, " in told
     assert f"not in {lost})" in told

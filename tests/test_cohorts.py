@@ -1,4 +1,4 @@
-"""Which runs are one network, which share a line, and what both cuts of a ResNet share."""
+"""Which runs are one network, which share a cohort, and what both cuts of a ResNet share."""
 
 from typing import get_args
 
@@ -7,19 +7,13 @@ import torch
 from made_rows import CIFAR, angle, hidden, inversion, numbers, rows_of
 
 import complexnn
-from complexnn.commands import report
 from complexnn.config import DataConfig, Kind
 from complexnn.measurements import gaussianity, linearity
-from complexnn.report import (
-    figures,
-    rows,
-    summary,
-)
-from complexnn.report.lines import (
-    SHARED,
-    Keys,
-    lines,
-)
+from complexnn.report import attack_tables, beyond, summary, verdict_tables
+from complexnn.report.cohorts import SHARED, cohorts
+from complexnn.report.figures import grids
+from complexnn.report.notes import Abbreviations
+from complexnn.report.rows import collect
 
 NET = {"arch": "resnet20"}
 ABOUT = {"train": 45_000, "validation": 5_000, "test": 10_000}
@@ -69,9 +63,9 @@ def test_seeds_half_precision_devices_and_places_are_one_network(tmp_path):
     rows_of(tmp_path / "b", net=NET, error=0.2, seed=1, save_as="fp16", device="a GPU", workers=0)
     elsewhere = DataConfig(dataset="cifar10", data_dir=tmp_path)
     rows_of(tmp_path / "c", net=NET, error=0.3, seed=2, data=elsewhere, compile=True, draws=1)
-    (runs,) = rows.collect([tmp_path])
+    (runs,) = collect([tmp_path])
     assert runs.seeds == [0, 1, 2]
-    assert runs.cell("task", "error", 100, 1) == "20.0 ± 10.0 [1]"
+    assert runs.task_error(1) == "20.0 ± 10.0"
 
 
 @pytest.mark.parametrize("attacked", ["whole", "half"])
@@ -79,9 +73,9 @@ def test_of_two_runs_with_one_seed_the_attacked_one_counts(tmp_path, attacked):
     """Such as a network and its copy in half precision."""
     for name, stored in (("whole", "fp32"), ("half", "fp16")):
         rows_of(tmp_path / name, save_as=stored, attacks=[angle(0.1)] if name == attacked else ())
-    (runs,) = rows.collect([tmp_path])
+    (runs,) = collect([tmp_path])
     assert (runs.seeds, runs.folders) == ([0], [tmp_path / attacked])
-    assert runs.best("angle", "angle_error") == [0.1]
+    assert [numbers["value"] for _, numbers in runs.strongest("angle")] == [0.1]
 
 
 @pytest.mark.parametrize(
@@ -96,12 +90,12 @@ def test_of_two_runs_with_one_seed_the_attacked_one_counts(tmp_path, attacked):
 def test_what_changes_a_network_makes_another_one(tmp_path, other):
     rows_of(tmp_path / "a", net=NET)
     rows_of(tmp_path / "b", **{"net": NET} | other)
-    every = rows.collect([tmp_path])
+    every = collect([tmp_path])
     assert [runs.seeds for runs in every] == [[0], [0]]
-    found = [line for several in lines(every).values() for line in several]
-    assert sorted(line.own["complex d=2 decoy"].number for line in found) == [1, 2]
-    keys = Keys()
-    assert len({(line.network, keys.budget(line)) for line in found}) == 2
+    apart = [cohort for several in cohorts(every).values() for cohort in several]
+    assert sorted(cohort.own["complex d=2 decoy"].number for cohort in apart) == [1, 2]
+    short = Abbreviations()
+    assert len({(cohort.network, short.budget(cohort)) for cohort in apart}) == 2
 
 
 def four_kinds(folder):
@@ -115,21 +109,21 @@ def four_kinds(folder):
 def test_networks_of_one_name_are_told_apart_in_every_table(tmp_path):
     """By the flags that today's defaults lack, and only where there is something to tell."""
     four_kinds(tmp_path)
-    both = {runs.released for runs in rows.collect([tmp_path])}
+    both = {runs.released for runs in collect([tmp_path])}
     assert both >= {"complex d=2 decoy", "complex d=2 decoy, --counterparts batch"}
-    (alone,) = rows.collect([tmp_path / "batch"])
+    (alone,) = collect([tmp_path / "batch"])
     assert alone.released == "complex d=2 decoy"
 
-    table = summary.verdict_table([tmp_path])
+    table = verdict_tables.by_claim(collect([tmp_path]))
     told = {(row[0], row[1]): row[4] for row in table.rows}
     for claim in ("accuracy is preserved", "the angle is hidden"):
         first, second = (told[claim, f"resnet20-alpha{way}"]
                          for way in ("", ", --counterparts batch"))  # fmt: skip
         assert first != second
     assert told["the angle is hidden", "resnet20-alpha"].startswith("0.100 rad")
-    kinds = [row[1] for row in summary.main_table([tmp_path]).rows]
+    kinds = [row[1] for row in summary.main_table(collect([tmp_path])).rows]
     assert len(kinds) == len(set(kinds)) == 5
-    kinds = [row[1] for row in summary.frontier_table([tmp_path]).rows]
+    kinds = [row[1] for row in beyond.trade_off_table(collect([tmp_path])).rows]
     assert sorted(kinds) == ["complex d=2 decoy", "complex d=2 decoy, --counterparts batch"]
 
 
@@ -143,7 +137,7 @@ def test_no_two_verdicts_have_the_same_name(tmp_path, other, told):
     settings = {"net": NET, "attacks": [angle(0.1)], "about": ABOUT}
     rows_of(tmp_path / "a", **settings)
     rows_of(tmp_path / "b", **settings | other)
-    names = [row[1] for row in summary.verdict_table([tmp_path]).rows]
+    names = [row[1] for row in verdict_tables.by_claim(collect([tmp_path])).rows]
     assert len(set(names)) == 2
     assert f"resnet20-alpha, {told}" in names
 
@@ -160,8 +154,9 @@ def test_every_table_of_a_number_says_what_is_unofficial_about_its_data(tmp_path
     rows_of(tmp_path / "complex", **settings, attacks=attacks)
     short = DataConfig(dataset="cifar10", limit_train=500)
     rows_of(tmp_path / "short", **settings, attacks=attacks, data=short)
-    every = [*summary.front_page([tmp_path]), *summary.beyond_page([tmp_path])]
-    every += [summary.short_table([tmp_path]), report.run_table((tmp_path / "complex",))]
+    ours = collect([tmp_path])
+    every = [*summary.front_page(ours), *beyond.beyond_page(ours), summary.short_table(ours)]
+    every.append(attack_tables.side_by_side([tmp_path / "complex"]))
     assert len(every) == 8
     for table in every:
         assert table.rows
@@ -174,18 +169,17 @@ def test_the_grid_of_pictures_is_of_the_largest_budget(tmp_path):
         rows_of(folder, net=NET, epochs=epochs)
         (folder / "examples").mkdir()
         (folder / "examples" / "inversion.safetensors").touch()
-    (shown,) = figures.grids(rows.collect([tmp_path])).values()
+    (shown,) = grids.grids(collect([tmp_path])).values()
     assert [runs.config.epochs for runs in shown] == [100]
 
 
-def test_a_line_holds_one_way_to_train_the_rotated_network(tmp_path):
+def test_a_cohort_holds_one_way_to_train_the_rotated_network(tmp_path):
     four_kinds(tmp_path)
-    (several,) = [found for (network, _), found in lines(rows.collect([tmp_path])).items()
-                  if network == "resnet20-alpha"]  # fmt: skip
-    assert [line.way for line in several] == ["", "--counterparts batch"]
-    for line, error in zip(several, (0.12, 0.2), strict=True):
-        assert line.find("complex d=2 decoy").values("task", "error") == [error]
-        assert line.find("local").values("task", "error") == [0.3]
+    several = cohorts(collect([tmp_path]))["resnet20-alpha", "cifar10"]
+    assert [cohort.way for cohort in several] == ["", "--counterparts batch"]
+    for cohort, error in zip(several, (0.12, 0.2), strict=True):
+        assert cohort.find("complex d=2 decoy").values("task", "error") == [error]
+        assert cohort.find("local").values("task", "error") == [0.3]
 
 
 def test_today_s_way_stands_first_though_another_one_was_tried_with_more_networks(tmp_path):
@@ -193,8 +187,8 @@ def test_today_s_way_stands_first_though_another_one_was_tried_with_more_network
     four_kinds(tmp_path)
     packed = {"counterparts": "batch", "group": "packed", "dim": 8}
     rows_of(tmp_path / "packed", net=NET | packed)
-    several = lines(rows.collect([tmp_path]))["resnet20-alpha", "cifar10"]
-    assert [line.way for line in several] == ["", "--counterparts batch"]
+    several = cohorts(collect([tmp_path]))["resnet20-alpha", "cifar10"]
+    assert [cohort.way for cohort in several] == ["", "--counterparts batch"]
 
 
 def test_no_network_is_lost_beside_one_of_the_same_label(tmp_path):
@@ -202,29 +196,32 @@ def test_no_network_is_lost_beside_one_of_the_same_label(tmp_path):
     for weight in (5.0, 1.0):
         net = NET | {"kind": "additional", "defence": "nopeek"}
         rows_of(tmp_path / str(weight), net=net, nopeek_weight=weight)
-    (labels,) = rows.by_network(rows.collect([tmp_path])).values()
-    assert {label: runs.config.nopeek_weight for label, runs in labels.items()} == {
+    ((cohort,),) = (
+        several for (network, _), several in cohorts(collect([tmp_path])).items()
+        if network == "resnet20-alpha"
+    )  # fmt: skip
+    assert {label: runs.config.nopeek_weight for label, runs in cohort.own.items()} == {
         "additional + nopeek": 1.0, "additional + nopeek, --nopeek-weight 5.0": 5.0,
     }  # fmt: skip
 
 
-def test_a_cut_without_runs_has_the_lines_of_the_other_one(tmp_path):
+def test_a_cut_without_runs_has_the_cohorts_of_the_other_one(tmp_path):
     rows_of(tmp_path / "a", net=NET | {"kind": "original"})
     rows_of(tmp_path / "b", net=NET)
-    found = lines(rows.collect([tmp_path]))
-    (beta,) = found["resnet20-beta", "cifar10"]
+    before = cohorts(collect([tmp_path]))
+    (beta,) = before["resnet20-beta", "cifar10"]
     assert (list(beta.own), list(beta.twin)) == ([], ["original"])
     assert beta.mark(beta.find("original")) == " (α)"
     rows_of(tmp_path / "lenet", net={"arch": "lenet", "kind": "original"}, data=CIFAR)
-    assert set(lines(rows.collect([tmp_path]))) == {*found, ("lenet", "cifar10")}
+    assert set(cohorts(collect([tmp_path]))) == {*before, ("lenet", "cifar10")}
 
 
 def test_there_are_names_for_any_number_of_flags(tmp_path):
     for number in range(30):
         rows_of(tmp_path / str(number), batch_size=200 + number)
-    keys = Keys()
-    found = [keys.budget(runs) for runs in rows.collect([tmp_path])]
-    assert len(set(found)) == 30
-    assert found[25:28] == ["20 epochs, Z", "20 epochs, AA", "20 epochs, AB"]
-    (note,) = keys.notes([(found[26],)])
+    short = Abbreviations()
+    budgets = [short.budget(runs) for runs in collect([tmp_path])]
+    assert len(set(budgets)) == 30
+    assert budgets[25:28] == ["20 epochs, Z", "20 epochs, AA", "20 epochs, AB"]
+    (note,) = short.notes([(budgets[26],)])
     assert note.startswith("Flags of train.py: AA: `--batch-size")
