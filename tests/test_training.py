@@ -422,7 +422,7 @@ def test_the_time_left_counts_the_final_test(monkeypatch, caplog):
         clock["now"] += 10
         return evaluate(*args, **kwargs)
 
-    monkeypatch.setattr(evaluation, "evaluate", slow)
+    monkeypatch.setattr("complexnn.training.loop.evaluate", slow)
     monkeypatch.setattr(loop.time, "monotonic", lambda: clock["now"])
     with caplog.at_level("INFO", logger="complexnn"):
         fit(dataclasses.replace(config(), epochs=1), [])
