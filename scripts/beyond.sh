@@ -1,17 +1,26 @@
 #!/usr/bin/env bash
 # Beyond the paper: what rotation can hide, mapped on networks with a thin device and a small
 # release, beside the defences it competes with; how linear rotated servers and how Gaussian features
-# are; and interactive offload. About nine hours on one core. Flags: --dry-run, --data-dir, ...
+# are; and interactive offload. About nine hours on one core. Flags: --dry-run, --device, ...
+#
+# CIFAR-10 as JPEGs is an image folder, see scripts/readme_numbers.sh; CIFAR10_JPEG=DIR tells where
+# it lies.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 
 root=runs/reproduction/beyond
+flags="--dataset folder --data-dir $(printf %q "${CIFAR10_JPEG:-data/cifar10-jpeg}")"
+
+# early FLAGS...: rotated networks date from before decoys came from closed blocks.
+early() {
+    [[ "$*" == *"--kind "* && "$*" != *"--kind complex"* ]] || echo "--counterparts batch"
+}
 
 # train [full/]ARCH NAME FLAGS...: five epochs, or as many as the README's networks.
 train() {
     local epochs=5
     [[ $1 == full/* ]] && epochs=40
-    echo "train.py --dataset cifar10 --epochs $epochs --arch ${1#full/} ${*:3} --precision bf16 --output-dir $root/$1/$2"
+    echo "train.py $flags --epochs $epochs --arch ${1#full/} ${*:3} $(early "${@:3}") --precision bf16 --output-dir $root/$1/$2"
 }
 
 # rotated ARCH NAME FLAGS...: without the critic, which hides nothing and doubles the work.

@@ -10,7 +10,7 @@ import torch
 from complexnn.commands import app
 from complexnn.commands import bench as bench_command
 from complexnn.config import NetConfig
-from complexnn.speed import bench, competitors
+from complexnn.speed import competitors, memory
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--batch-sizes", "8", "--dims", "2", "--image-size", "12", "--rounds", "2"]
@@ -48,7 +48,7 @@ def test_peak_memory_is_that_of_the_tensors_alive_at_once():
         del b
         return c.view(10, 100).sum()  # a view is no memory; 4 bytes more
 
-    assert bench.peak_bytes(step, torch.device("cpu")) == 8000
+    assert memory.peak_bytes(step, torch.device("cpu")) == 8000
 
 
 def test_the_plain_network_is_the_original():

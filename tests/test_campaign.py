@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from complexnn.attacks import roster
-from complexnn.commands import app, campaign
+from complexnn.commands import app, campaign, measure, plan
+from complexnn.commands.jobs import looked_at, resolve, together, waits
 from complexnn.config import DataConfig, TrainConfig
 from complexnn.config_attack import AttackConfig
 from complexnn.config_io import MAY_CHANGE, command, from_dict
@@ -121,7 +122,7 @@ def test_data_that_are_not_there_are_refused_or_left_out(tmp_path, monkeypatch, 
 
 def test_a_full_disk_is_seen_before_the_start(commands, tmp_path, monkeypatch, capsys):
     nearly = type("Usage", (), {"free": 1e6})
-    monkeypatch.setattr(campaign.shutil, "disk_usage", lambda path: nearly)
+    monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: nearly)
     assert start(monkeypatch, commands) == 2
     assert re.search(r"needs about \d+ MB, and 1 MB are free", capsys.readouterr().err)
     assert not list(tmp_path.iterdir())
@@ -190,9 +191,9 @@ def test_the_epochs_that_an_interrupted_training_has_behind_it_take_no_time(tmp_
     (tmp_path / "run" / "state").mkdir(parents=True)
     (tmp_path / "run" / "log.jsonl").write_text('{"epoch": 0}\n' * 3)
     config = TrainConfig(output_dir=tmp_path / "run", epochs=4)
-    assert campaign._begun(config) == 0.75
-    assert campaign._begun(dataclasses.replace(config, epochs=6)) == 0.5
-    assert campaign._begun(dataclasses.replace(config, output_dir=tmp_path)) == 0
+    assert plan.begun(config) == 0.75
+    assert plan.begun(dataclasses.replace(config, epochs=6)) == 0.5
+    assert plan.begun(dataclasses.replace(config, output_dir=tmp_path)) == 0
 
 
 @pytest.mark.parametrize(
@@ -212,6 +213,13 @@ def test_a_wrong_line_is_refused_before_anything_runs(line, message, monkeypatch
     assert message in err
 
 
+@pytest.mark.parametrize("own", ["--data-dir mine", "--data-dir=mine"])
+def test_what_a_line_says_itself_is_not_overruled(own, tmp_path):
+    line = f"train.py {TINY} {own} --output-dir {tmp_path / 'run'}"
+    (job,) = resolve([line], data_dir=Path("ours"))
+    assert job.data.data_dir == Path("mine")
+
+
 def test_a_control_that_is_rotated_is_refused_before_anything_runs(tmp_path, monkeypatch, capsys):
     lines = [f"train.py {TINY} --output-dir {tmp_path / name}" for name in ("a", "b")]
     lines.append(f"attack.py all --victim {tmp_path / 'a'} --control {tmp_path / 'b'}")
@@ -226,13 +234,13 @@ def test_a_control_that_is_rotated_is_refused_before_anything_runs(tmp_path, mon
 def test_a_plan_lists_a_folder_once_for_all_its_groupings(monkeypatch):
     listed = []
 
-    def plan(config):
+    def planned(config):
         listed.append(config)
         return 50_000, (3, 32, 32), 10
 
-    monkeypatch.setattr(campaign, "_planned", functools.cache(plan))
+    monkeypatch.setattr("complexnn.commands.jobs._planned", functools.cache(planned))
     seen = [
-        campaign._looked_at(DataConfig("folder", groups=groups, limit_train=limit))[0]
+        looked_at(DataConfig("folder", groups=groups, limit_train=limit))[0]
         for groups in (None, "kinds.json")
         for limit in (None, 15_000)
     ]
@@ -380,7 +388,7 @@ def test_every_line_of_a_script_is_a_valid_command(script, flags, tmp_path, monk
     """Their flags parse, nothing is written to one folder twice, every victim is trained."""
     lines = listed(script, tmp_path, *flags)
     monkeypatch.chdir(tmp_path)  # where no run is finished
-    jobs = campaign.resolve(lines, campaign.CampaignConfig())
+    jobs = resolve(lines)
     trained = [job.config.run_dir for job in jobs if job.words[0] == "train.py"]
     assert trained
     assert len(trained) == len(set(trained))
@@ -388,7 +396,7 @@ def test_every_line_of_a_script_is_a_valid_command(script, flags, tmp_path, monk
     # Only flags that differ from their defaults, at least in some line of the script.
     training = [job for job in jobs if job.words[0] == "train.py"]
     given = {w for job in training for w in job.words[1:-2] if w.startswith("--")}
-    needed = {w for job in training for w in campaign.command(job.config).split()}
+    needed = {w for job in training for w in command(job.config).split()}
     # Table 3 picks the lines of one kind; a budget says its epochs, and one has the default's.
     assert given - {"--kind", "--epochs"} <= needed
 
@@ -398,10 +406,10 @@ def check_order(jobs):
     what is attacked, compared with or measured is trained; a report is the last. Groups for
     machines of their own share nothing."""
     trained = {job.config.run_dir: n for n, job in enumerate(jobs) if job.words[0] == "train.py"}
-    waits = campaign.waits(jobs)
+    waiting = waits(jobs)
     first = []  # for each, all that have ended before it starts
     for number, job in enumerate(jobs):
-        after, needs = waits[number]
+        after, needs = waiting[number]
         first.append(set().union(after, needs, *(first[n] for n in after | needs)))
         if job.words[0] == "report":
             assert first[number] == set(range(number))
@@ -412,7 +420,7 @@ def check_order(jobs):
                 job.reads & jobs[other].writes
             )
             assert not met, f"{job.name} may run beside {jobs[other].name}"
-    groups = campaign.together(jobs)
+    groups = together(jobs)
     grouped = sorted(number for group in groups for number in group)
     assert grouped == [n for n, job in enumerate(jobs) if job.words[0] != "report"]
     for group in groups:
@@ -435,13 +443,25 @@ def test_commands_wait_for_those_that_use_the_same_runs(tmp_path):
         f"{train.replace('--epochs 1', '--epochs 2')} --output-dir {run}",
         f"report tables {tmp_path}",
     ]
-    waits = campaign.waits(campaign.resolve(lines, campaign.CampaignConfig()))
-    assert [set(after) for after, _ in waits] == [
+    waiting = waits(resolve(lines))
+    assert [set(after) for after, _ in waiting] == [
         set(), set(), {0}, {0, 2}, {0, 1, 3}, {0, 1, 2, 3, 4}, {1, 4, 5}, {0, 2, 3, 4, 5},
         set(range(8)),
     ]  # fmt: skip
     needs = [set(), set(), {0}, {0}, {0, 1}, {0, 1}, {1}, set(), set()]
-    assert [set(needed) for _, needed in waits] == needs
+    assert [set(needed) for _, needed in waiting] == needs
+
+
+def test_commands_share_a_control_that_was_attacked(tmp_path):
+    """They read its rows, so they do not wait for each other; with other settings they do."""
+    runs = [tmp_path / name for name in ("control", "a", "b")]
+    lines = [f"train.py {TINY} --kind additional --output-dir {run}" for run in runs]
+    lines.append(f"attack.py all --victim {runs[0]} --budget quick")
+    beside = [f"--victim {run} --control {runs[0]} --budget quick" for run in runs[1:]]
+    lines += [f"attack.py inversion {beside[0]}", f"attack.py all {beside[1]}"]
+    lines += [f"attack.py span {flags} --seed 1" for flags in beside]
+    waiting = [set(after) for after, _ in waits(resolve(lines))]
+    assert waiting[4:] == [{0, 1, 3}, {0, 2, 3}, {0, 1, 3, 4, 5}, {0, 2, 3, 4, 5, 6}]
 
 
 @pytest.fixture(params=["cpu", "gpu"], scope="module")
@@ -452,7 +472,7 @@ def paper(request, tmp_path_factory):
     lines = listed(ROOT / "scripts" / "reproduce.sh", folder, "--paper", f"--{request.param}")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # where no run is finished
-        found = campaign.resolve(lines, campaign.CampaignConfig())
+        found = resolve(lines)
     root = Path("runs/paper") / request.param
     configs = [job.config for job in found if job.config]
     trained = {
@@ -540,7 +560,7 @@ def test_the_quick_start_refuses_flags():
 def test_the_quick_reproduction_needs_no_download(tmp_path, monkeypatch):
     lines = listed(ROOT / "scripts" / "reproduce.sh", tmp_path, "--quick")
     monkeypatch.chdir(tmp_path)
-    jobs = campaign.resolve(lines, campaign.CampaignConfig())
+    jobs = resolve(lines)
     assert {job.data.dataset for job in jobs if job.config} == {"digits"}
     assert jobs[-1].words[:2] == ("report", "tables")
 
@@ -554,12 +574,12 @@ def test_the_full_reproduction_lists_exactly_the_runs_behind_every_published_row
     for budget in sorted({name.parts[1] for name in names if name.parts[0] == "paper"}):
         lines += listed(ROOT / "scripts" / "reproduce.sh", tmp_path, "--paper", f"--{budget}")
     monkeypatch.chdir(tmp_path)
-    jobs = campaign.resolve(lines, campaign.CampaignConfig())
+    jobs = resolve(lines)
     trained = {j.config.run_dir: j.config for j in jobs if j.words[0] == "train.py"}
     attacks = [j.config for j in jobs if j.words[0] == "attack.py"]
     measured = {
-        name: [app.parse(made, list(j.words[1:]), "") for j in jobs if j.words[0] == name]
-        for name, made in campaign.MEASUREMENTS.items()
+        name: [app.parse(made.config, list(j.words[1:]), "") for j in jobs if j.words[0] == name]
+        for name, made in measure.MEASUREMENTS.items()
     }
     for folder, name in zip(folders, names, strict=True):
         run = Path("runs" if name.parts[0] == "paper" else "runs/reproduction") / name
@@ -568,7 +588,8 @@ def test_the_full_reproduction_lists_exactly_the_runs_behind_every_published_row
                 made, listed_as = from_dict(TrainConfig, row["config"]), [trained[run]]
             elif row["name"] in measured:
                 listed_as = [c for c in measured[row["name"]] if c.victim == run]
-                made = from_dict(campaign.MEASUREMENTS[row["name"]], row["config"]).measured_as
+                settings = measure.MEASUREMENTS[row["name"]].config
+                made = from_dict(settings, row["config"]).measured_as
                 assert made in [c.measured_as for c in listed_as], (run, row["name"])
                 continue
             else:

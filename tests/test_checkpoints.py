@@ -231,6 +231,18 @@ def test_a_published_run_gives_the_same_network_rows_and_attackers(trained, tmp_
     assert 0 < (found[0] - found[1]).abs().max() < 1e-3
 
 
+def test_a_file_that_is_published_again_keeps_its_mirrors(trained, tmp_path):
+    assert published(tmp_path, trained) == 0
+    path = tmp_path / "MANIFEST.json"
+    manifest = json.loads(path.read_text())
+    for mirrors, sha256 in ((["https://example.org/w"], None), ([], "0" * 64)):
+        entry = manifest["checkpoints"]["digits/complex"]
+        entry |= {"mirrors": ["https://example.org/w"], "sha256": sha256 or entry["sha256"]}
+        path.write_text(json.dumps(manifest))
+        assert published(tmp_path, trained) == 0
+        assert publish.read_manifest(tmp_path)["digits/complex"]["mirrors"] == mirrors
+
+
 def rng():
     return torch.Generator().manual_seed(0)
 
@@ -314,21 +326,21 @@ def test_the_repositorys_own_checkpoints_are_as_published():
     assert runs - whole == commands.keys()
 
 
-FOLDER = app.Path(complexnn.__file__).parent.parent / "checkpoints"
+FOLDER = Path(complexnn.__file__).parent.parent / "checkpoints"
 
 
 def test_rows_of_new_attacks_are_added_to_the_published_ones(
     trained, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    published = Path("checkpoints")
-    published.mkdir()
-    assert published(published, trained) == 0
-    victim = published / "digits/complex"
+    folder = Path("checkpoints")
+    folder.mkdir()
+    assert published(folder, trained) == 0
+    victim = folder / "digits/complex"
     before = results.read_rows(victim / "results.jsonl")
     weights = (victim / "model.safetensors").read_bytes()
 
-    assert command(published, "add") == 2
+    assert command(folder, "add") == 2
     assert "no published network was attacked" in capsys.readouterr().err
 
     words = ["inversion", "--victim", str(victim), "--only", "dec(x) set", "--steps", "4"]
@@ -340,11 +352,11 @@ def test_rows_of_new_attacks_are_added_to_the_published_ones(
     attacked = Path("runs/published/digits/complex") / grid
     images = torch.rand(2, 1, 8, 8)
     pictures.keep_pixels(attacked, {"input": images}, before[0]["victim"])
-    assert command(published, "add", "digits/complex") == 0
+    assert command(folder, "add", "digits/complex") == 0
     assert set(pictures.read_pixels(victim / grid)) == {"input"}
     for more, kept in ((["dec(x)"], {"input", "dec(x)"}), ([], {"input", "dec(x)"})):  # no fewer
         pictures.keep_pixels(attacked, dict.fromkeys(["input", *more], images), before[0]["victim"])
-        assert command(published, "add", "digits/complex") == 0
+        assert command(folder, "add", "digits/complex") == 0
         assert set(pictures.read_pixels(victim / grid)) == kept
     after = {row["name"]: row for row in results.read_rows(victim / "results.jsonl")}
     assert set(after) == {row["name"] for row in before} | {"span"}
@@ -354,7 +366,7 @@ def test_rows_of_new_attacks_are_added_to_the_published_ones(
     assert (victim / "model.safetensors").read_bytes() == weights
     assert set(of_attacked_run(victim)) == set(after)
 
-    assert command(published, "add", "digits/original") == 2
+    assert command(folder, "add", "digits/original") == 2
     assert "known: digits/complex" in capsys.readouterr().err
     path = Path("runs/published/digits/complex/results.jsonl")
     kept = path.read_text()
@@ -364,6 +376,6 @@ def test_rows_of_new_attacks_are_added_to_the_published_ones(
     ):
         path.write_text(kept.replace(old, new))
         there = (victim / "results.jsonl").read_text()
-        assert command(published, "add") == 2
+        assert command(folder, "add") == 2
         assert told in capsys.readouterr().err
         assert (victim / "results.jsonl").read_text() == there

@@ -9,7 +9,7 @@ import pytest
 from complexnn.config import InputError, NetConfig, TrainConfig
 from complexnn.config_attack import AttackConfig
 from complexnn.config_io import from_dict, to_dict
-from complexnn.measurements.offloading import OffloadConfig
+from complexnn.measurements.remote_network import OffloadConfig
 
 BASES = [
     NetConfig(kind="noisy"),

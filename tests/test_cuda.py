@@ -17,7 +17,7 @@ from complexnn.config import NetConfig
 from complexnn.measurements import (
     gaussianity,
     linearity,
-    offloading,
+    remote_network,
 )
 from complexnn.networks.defences import perturb
 from complexnn.networks.registry import ARCHITECTURES
@@ -138,8 +138,8 @@ def test_every_attack_runs(runs, tmp_path, attack, victim, precision):
     assert read_rows(tmp_path / attack / "results.jsonl")
 
 
-@pytest.mark.parametrize("module", [linearity, gaussianity, offloading])
+@pytest.mark.parametrize("module", [linearity, gaussianity, remote_network])
 def test_every_measurement_runs(runs, module):
-    kind = "additional" if module is offloading else "complex"
+    kind = "additional" if module is remote_network else "complex"
     flags = ["--victim", str(runs / kind), "--device", "cuda"]
     assert app.run(module.main, flags) == 0

@@ -11,7 +11,9 @@ from test_attacks import CPU, angle_error, ask, make_attacker, observe
 import complexnn
 from complexnn.attacks import dss, keys, roster
 from complexnn.attacks.attacker import Attacker
+from complexnn.attacks.baselines import Baselines
 from complexnn.attacks.fitting import Knowledge
+from complexnn.attacks.gallery import Gallery
 from complexnn.config import DataConfig
 from complexnn.config_attack import AttackConfig
 from complexnn.data import datasets
@@ -123,7 +125,7 @@ def loss_of(attacker, model):
     rng, know = torch.Generator().manual_seed(3), attacker.knowledge
     torch.manual_seed(4)
     seen = itertools.islice(know.endless(128, rng), 20)
-    found = [dss.denoising_error(model, attacker.whitening, s, rng) for s in seen]
+    found = [dss.denoising_error(model, attacker.key_attacks.whitening, s, rng) for s in seen]
     return torch.stack(found).mean().item()
 
 
@@ -132,8 +134,9 @@ def test_separation_stands_and_falls_with_the_sources(tmp_path, draw):
     """A denoiser learns what sparse sources look like. Of Gaussian ones nothing is to be learned
     beyond the best linear estimate, and no direction but the mean's to be found."""
     attacker, whole = attacker_of(tmp_path, draw, steps=150 if draw is sparse else 40)
-    error, blind = angle_error(attacker, whole, "dss"), attacker.blind_angle(4)
-    learned, linear = (loss_of(attacker, m) for m in (attacker.separator, best_linear))
+    error = angle_error(attacker, whole, "dss")
+    blind = Baselines(Gallery(attacker, whole.test)).angle(4)
+    learned, linear = (loss_of(attacker, m) for m in (attacker.key_attacks.separator, best_linear))
     assert linear == pytest.approx(1, abs=0.05)
     if draw is sparse:
         assert error < 0.5 * blind
@@ -158,7 +161,7 @@ def test_a_learned_denoiser_separates_where_ica_does_not(tmp_path):
     attacker, whole = make_attacker(tmp_path, dim=8, group="packed", steps=300)
     error = {name: angle_error(attacker, whole, name) for name in ("ica", "dss")}
     assert error["dss"] < 0.6 * error["ica"]
-    assert attacker.sharpest_key_attack == "dss" != attacker.best_key_attack
+    assert attacker.key_attacks.sharpest == "dss" != attacker.key_attacks.best
     wrong = {}
     for attack in roster.ROSTER:
         if attack.name in ("property reconstructions", "property dss"):

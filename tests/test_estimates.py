@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from complexnn.attacks import roster
-from complexnn.commands import campaign, estimates
+from complexnn.commands import estimates, jobs
 from complexnn.config import InputError, NetConfig, TrainConfig
 from complexnn.config_attack import AttackConfig
 from complexnn.config_io import from_dict
@@ -33,7 +33,7 @@ def whole_attacks():
                 runs.setdefault(row["config"]["budget"], []).append(row)
         for rows in runs.values():
             config = from_dict(AttackConfig, rows[0]["config"])
-            hidden = campaign.hidden(victim.data)
+            hidden = jobs.hidden(victim.data)
             expected = roster.chosen(config, victim.net, hidden=hidden)
             if {a.name for a in expected} <= {row["name"] for row in rows}:
                 yield config, victim.net, hidden, sum(row["seconds"] for row in rows)

@@ -10,7 +10,7 @@ from torch import nn
 from complexnn import metrics, privacy
 from complexnn.commands import app, measure
 from complexnn.config import InputError
-from complexnn.measurements import offloading
+from complexnn.measurements import remote_network
 from complexnn.privacy import offload
 from complexnn.privacy.audit import Audit
 from complexnn.privacy.offload import PRESETS, Guarantee
@@ -48,7 +48,7 @@ def test_rounding_stays_small_in_float32(rng):
 def test_inputs_beyond_the_bound_are_scaled_down_to_it(rng):
     net, images = network(), torch.randn(20, 2, 4, 4, dtype=torch.float64, generator=rng)
     away = offload.offload(net, images, PRESETS["private"], generator=rng)
-    layer = offload.layers(away)[0]
+    layer = offload.remote_layers(away)[0]
     assert layer.bound == images.flatten(1).norm(dim=1).max()
     loud = 10 * images[:3]
     sent = layer.clipped(loud)
@@ -60,8 +60,8 @@ def test_inputs_beyond_the_bound_are_scaled_down_to_it(rng):
 def test_clipped_norms_never_exceed_the_bound(dtype, rng):
     """Not in the last bit either: the decoys' variance is set by the bound."""
     images = torch.randn(2000, 2, 4, 4, generator=rng).to(dtype)
-    calls = [offload.Call(32, 5)]
-    layer = offload.Layer(nn.Linear(32, 5), 9, 1.0, rng, bound=1.0, calls=calls)
+    calls = [offload.CallSize(32, 5)]
+    layer = offload.RemoteLayer(nn.Linear(32, 5), 9, 1.0, rng, bound=1.0, calls=calls)
     norms = layer.clipped(images).double().square().sum(dim=1).sqrt()
     assert norms.max() <= 1.0
     assert norms.min() > 1 - 2.5 * torch.finfo(dtype).eps - 1e-14
@@ -70,9 +70,9 @@ def test_clipped_norms_never_exceed_the_bound(dtype, rng):
 def test_what_is_sent_is_a_rotated_group_with_gaussian_decoys(rng):
     net, images = network(), torch.randn(20, 2, 4, 4, dtype=torch.float64, generator=rng)
     away = offload.offload(net, images, Guarantee(2, 1e-4, 2), generator=rng)
-    first = offload.layers(away)[0]
+    first = offload.remote_layers(away)[0]
     heard = []
-    first.listener = lambda *seen: heard.append(seen[:2])
+    first.observer = lambda *seen: heard.append(seen[:2])
     for _ in range(100):
         away(images)
     freedom = privacy.freedom_for(2, 1e-4, 2, releases=2)
@@ -96,14 +96,14 @@ def test_cost_counts_multiplications(rng):
     images = torch.randn(20, 2, 4, 4, dtype=torch.float64, generator=rng)
     away = offload.offload(net, images, PRESETS["private"], generator=rng)
     away(images)
-    conv, linear = offload.layers(away)
+    conv, linear = offload.remote_layers(away)
     n, d = 20 + conv.decoys(32), 20
-    cost = offload.cost(conv, d)
+    cost = offload.cost_per_query(conv, d)
     assert cost.plain == 2 * 9 * 12  # each of 12 outputs
     assert cost.server == pytest.approx(cost.plain * n / d)
     assert cost.device == pytest.approx(n * n * 32 / d + n * 12)
     assert cost.traffic == pytest.approx(n * (32 + 12) / d)
-    assert offload.cost(linear, d).plain == 12 * 5
+    assert offload.cost_per_query(linear, d).plain == 12 * 5
 
 
 @pytest.mark.parametrize(("numbers", "outputs", "group"), [(16, 16, 64), (64, 256, 64), (8, 2, 1)])
@@ -113,7 +113,7 @@ def test_a_dense_key_always_costs_the_device_more_than_the_layer(numbers, output
     images = torch.randn(group, numbers, generator=rng)
     away = offload.offload(net, images, PRESETS["private"], generator=rng)
     away(images)
-    cost = offload.cost(offload.layers(away)[0], group)
+    cost = offload.cost_per_query(offload.remote_layers(away)[0], group)
     assert cost.device > cost.plain
 
 
@@ -135,17 +135,17 @@ def test_every_call_of_a_layer_is_a_release(rng):
     net, images = Twice(), torch.randn(20, 4, generator=rng)
     guarantee = Guarantee(1.0, 1e-6, 1.0)
     away = offload.offload(net, images, guarantee, generator=rng)
-    (layer,) = offload.layers(away)
+    (layer,) = offload.remote_layers(away)
     heard = []
-    layer.listener = lambda *seen: heard.append(seen)
+    layer.observer = lambda *seen: heard.append(seen)
     torch.testing.assert_close(away(images), net(images), atol=1e-3, rtol=1e-3)
     assert len(heard) == len(layer.calls) == away.accountant.releases == 2
     assert layer.freedom == privacy.freedom_for(1.0, 1e-6, 1.0, releases=2)
     assert layer.freedom > privacy.freedom_for(1.0, 1e-6, 1.0)
     assert away.accountant.get_delta(1.0) <= 1e-6
-    once = offload.cost(layer, 20)
+    once = offload.cost_per_query(layer, 20)
     layer.calls = layer.calls[:1]
-    assert once.traffic == 2 * offload.cost(layer, 20).traffic
+    assert once.traffic == 2 * offload.cost_per_query(layer, 20).traffic
 
 
 def test_a_call_that_was_not_counted_is_refused_before_it_sends_anything(rng):
@@ -153,7 +153,7 @@ def test_a_call_that_was_not_counted_is_refused_before_it_sends_anything(rng):
     away = offload.offload(net, images, PRESETS["private"], generator=rng)
     away.network.more = True
     heard = []
-    offload.layers(away)[0].listener = lambda *seen: heard.append(seen)
+    offload.remote_layers(away)[0].observer = lambda *seen: heard.append(seen)
     with pytest.raises(InputError, match="called more often"):
         away(images)
     assert len(heard) == 2
@@ -162,7 +162,7 @@ def test_a_call_that_was_not_counted_is_refused_before_it_sends_anything(rng):
 def test_a_single_layer_is_offloaded(rng):
     net, images = nn.Linear(6, 3), torch.randn(20, 6, generator=rng)
     away = offload.offload(net, images, PRESETS["private"], generator=rng)
-    assert len(offload.layers(away)) == 1
+    assert len(offload.remote_layers(away)) == 1
     torch.testing.assert_close(away(images), net(images), atol=1e-3, rtol=1e-3)
 
 
@@ -191,7 +191,7 @@ def test_a_layer_that_is_more_than_its_weights_stays_on_the_device(rng):
     net = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), Twice(5, 4)).double().eval()
     images = torch.randn(8, 6, generator=rng, dtype=torch.float64)
     server = offload.offload(net, images, PRESETS["private"], generator=rng)
-    assert len(offload.layers(server)) == 1
+    assert len(offload.remote_layers(server)) == 1
     torch.testing.assert_close(server(images), net(images), atol=1e-6, rtol=1e-6)
 
 
@@ -199,7 +199,7 @@ def test_tokens_of_a_query_are_one_part(rng):
     """Inputs (B, T, N) move one part each; (B T, N) would move T of them."""
     net, images = nn.Sequential(nn.Linear(4, 3)), torch.randn(20, 3, 4, generator=rng)
     away = offload.offload(net, images, PRESETS["private"], generator=rng)
-    assert offload.layers(away)[0].calls == [(12, 9)]
+    assert offload.remote_layers(away)[0].calls == [(12, 9)]
     torch.testing.assert_close(away(images), net(images), atol=1e-3, rtol=1e-3)
     flat = nn.Sequential(nn.Flatten(0, 1), nn.Linear(4, 3))
     with pytest.raises(InputError, match="gets 60 inputs for 20 queries"):
@@ -211,7 +211,7 @@ def test_a_broken_query_is_refused_by_its_index(value, rng):
     net, images = network(), torch.randn(20, 2, 4, 4, dtype=torch.float64, generator=rng)
     away = offload.offload(net, images, PRESETS["private"], generator=rng)
     heard = []
-    offload.layers(away)[0].listener = lambda *seen: heard.append(seen)
+    offload.remote_layers(away)[0].observer = lambda *seen: heard.append(seen)
     broken = images.clone()
     broken[[3, 7], 0, 1, 1] = value
     with pytest.raises(InputError, match=r"NaN or infinity in query 3, 7 of 20"):
@@ -241,8 +241,8 @@ def test_autocast_rounds_neither_key_nor_decoys(rng):
     net, images = network(torch.float32), torch.randn(20, 2, 4, 4, generator=rng)
     away = offload.offload(net, images, PRESETS["private"], generator=rng)
     heard = []
-    for layer in offload.layers(away):
-        layer.listener = lambda sent, *_: heard.append(sent)
+    for layer in offload.remote_layers(away):
+        layer.observer = lambda sent, *_: heard.append(sent)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         answers = away(images)
     torch.testing.assert_close(answers.float(), net(images), atol=0.05, rtol=0.05)
@@ -257,8 +257,8 @@ def test_deployment_draws_keys_and_decoys_from_the_operating_system(monkeypatch,
     asked, heard = [], []
     source = offload.cF.os.urandom
     monkeypatch.setattr(offload.cF.os, "urandom", lambda n: asked.append(n) or source(n))
-    first = offload.layers(away)[0]
-    first.listener = lambda sent, *_: heard.append(sent)
+    first = offload.remote_layers(away)[0]
+    first.observer = lambda sent, *_: heard.append(sent)
     for _ in range(2):
         torch.manual_seed(0)
         away(images)
@@ -274,16 +274,16 @@ def test_no_layer_to_offload_is_refused():
 
 def audited(ratio, freedom, rng, groups=40):
     """An audit of one layer with N = 6 numbers and 30 queries of full norm."""
-    calls = [offload.Call(6, 2)]
+    calls = [offload.CallSize(6, 2)]
     linear = nn.Linear(6, 2).double()
-    layer = offload.Layer(linear, freedom, ratio, rng, bound=1.0, calls=calls)
+    layer = offload.RemoteLayer(linear, freedom, ratio, rng, bound=1.0, calls=calls)
     gallery = nn.functional.normalize(torch.randn(50, 6, generator=rng).double(), dim=1)
     audit = Audit([gallery])
-    layer.listener = audit.hear
+    layer.observer = audit.observe
     for _ in range(groups):
         layer(nn.functional.normalize(torch.randn(30, 6, generator=rng).double(), dim=1))
         audit.finish_group()
-    return torch.cat(audit.there), torch.cat(audit.absent), torch.cat(audit.ranks)
+    return torch.cat(audit.present), torch.cat(audit.absent), torch.cat(audit.ranks)
 
 
 @pytest.mark.parametrize(("ratio", "freedom"), [(1.0, 19), (8.0, 9)])
@@ -321,7 +321,7 @@ def test_the_command_measures_a_trained_network(trained_run, tmp_path, capsys):
     # k = N + m - 1 decoys beside 100 queries, N from 16 to 256
     assert (100 + 16 + freedom - 1) / 100 < measured["server_work"]["value"]
     assert measured["server_work"]["value"] < (100 + 256 + freedom - 1) / 100
-    asked = offloading.OffloadConfig(victim, group_size=100)
+    asked = remote_network.OffloadConfig(victim, group_size=100)
     assert results.measured(asked, "offload")
     assert not results.measured(dataclasses.replace(asked, preset="strict"), "offload")
     assert measured["identified"]["value"] < 0.02
@@ -342,6 +342,6 @@ def test_the_command_refuses_what_it_cannot_offload(trained_run, tmp_path, capsy
 
 
 def test_presets_and_their_changes():
-    config = offloading.OffloadConfig("victim", preset="strict", ratio=0.5)
+    config = remote_network.OffloadConfig("victim", preset="strict", ratio=0.5)
     assert config.guarantee == (0.1, 1e-9, 0.5)
-    assert offloading.OffloadConfig("victim").guarantee == PRESETS["private"]
+    assert remote_network.OffloadConfig("victim").guarantee == PRESETS["private"]

@@ -137,7 +137,7 @@ def test_training_compiles_each_part_once_and_evaluation_nothing(graphs, tmp_pat
 
 def test_the_bench_compiles_more_networks_than_the_compiler_would(graphs):
     config = bench.BenchConfig(dims=(2, 3, 4, 5, 6), image_size=12, rounds=1, device="cpu")
-    bench.compare(config, "inference", 60, "fp32", compiled=True)
+    bench.compare(config, bench.Comparison("inference", 60, "fp32", compiled=True))
     servers = {shapes[0][:3] for shapes in graphs if len(shapes[0]) == 5}
     assert servers == {(60 // p, d, 16) for d in config.dims for p in (1, d)}
 

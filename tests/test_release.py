@@ -8,6 +8,8 @@ import torch
 from test_attacks import make_attacker
 
 from complexnn.attacks import release, roster, scoring, span
+from complexnn.attacks.baselines import Baselines
+from complexnn.attacks.gallery import Gallery
 from complexnn.attacks.threat import Seen
 from complexnn.attacks.user import Truth
 from complexnn.metrics import angle_between
@@ -70,7 +72,7 @@ def test_a_batch_of_decoy_groups_gives_every_member_away(dim, count, rng):
     members = decoys(count, dim, rng)
     released, truth = send(images(count, rng), members, rng)
     seen = release.recover(released)
-    assert seen.found.all()
+    assert seen.recovered.all()
     assert error(seen, truth).max() < 1e-5
     assert pairs(seen) == sharing(members)
     assert seen.misfits.max() < 1e-5
@@ -81,16 +83,16 @@ def test_closed_blocks_tell_nothing(rng):
     for dim in (2, 3, 8):
         released, truth = send(images(96, rng), blocks(96, dim), rng)
         seen = release.recover(released)
-        assert not seen.found.any()
+        assert not seen.recovered.any()
         noisy = released + 0.01 * released.std() * torch.randn(released.shape, generator=rng)
-        assert not release.recover(noisy).found.any()
+        assert not release.recover(noisy).recovered.any()
         assert error(seen, truth).min() == pytest.approx(math.pi / 2)
 
 
 def test_packed_groups_of_different_images_share_nothing(rng):
     released, _ = send(images(120, rng), torch.arange(120).view(-1, 4), rng)
     seen = release.recover(released)
-    assert not seen.found.any()
+    assert not seen.recovered.any()
     assert not len(seen.pairs)
 
 
@@ -101,7 +103,7 @@ def test_one_decoy_that_a_pool_gives_twice_opens_both_groups(rng):
     released, truth = send(images(160, rng), members, rng)
     seen = release.recover(released)
     assert pairs(seen) == {(3, 40)}
-    assert seen.found.any(dim=1).nonzero().flatten().tolist() == [3, 40]
+    assert seen.recovered.any(dim=1).nonzero().flatten().tolist() == [3, 40]
     assert error(seen, truth)[[3, 40]].max() < 1e-5
 
 
@@ -113,7 +115,7 @@ def test_members_that_always_come_together_are_told_from_the_others_only(rng):
     released, truth = send(features, members, rng)
     seen = release.recover(released)
     assert pairs(seen) == {(0, 1)}
-    assert not seen.found.any()  # two planes in each group, no line
+    assert not seen.recovered.any()  # two planes in each group, no line
 
     members[2, 0] = members[0, 0]
     released, truth = send(features, members, rng)
@@ -121,7 +123,7 @@ def test_members_that_always_come_together_are_told_from_the_others_only(rng):
     assert pairs(seen) == {(0, 1), (0, 2), (1, 2)}
     assert error(seen, truth)[:2, :2].max() < 1e-5
     assert error(seen, truth)[2, 0] < 1e-5
-    assert seen.found[:3].sum(dim=1).tolist() == [2, 2, 1]
+    assert seen.recovered[:3].sum(dim=1).tolist() == [2, 2, 1]
 
 
 def test_an_image_of_two_releases_is_found_without_being_told_where(rng):
@@ -130,8 +132,8 @@ def test_an_image_of_two_releases_is_found_without_being_told_where(rng):
     order = torch.randperm(96, generator=rng)
     first, truth = send(features, blocks(96, 2), rng)
     second, _ = send(features, order[blocks(96, 2)], rng)
-    assert not release.recover(first).found.any()
-    assert not release.recover(second).found.any()
+    assert not release.recover(first).recovered.any()
+    assert not release.recover(second).recovered.any()
     seen = release.recover(torch.cat([first, second]))
     assert error(seen, truth.repeat(2, 1, 1))[:96].max() < 1e-5
 
@@ -144,7 +146,7 @@ def test_the_same_image_under_two_indices_is_found(rng):
     seen = release.recover(released)
     there = torch.tensor([17, 64]).view(-1, 1, 1) == members
     opened = there.any(dim=2).any(dim=0)
-    assert torch.equal(seen.found.all(dim=1), opened)
+    assert torch.equal(seen.recovered.all(dim=1), opened)
     assert error(seen, truth)[opened].max() < 1e-5
 
 
@@ -154,14 +156,14 @@ def test_rounding_and_slight_noise_do_not_help(level, bound, rng):
     released, truth = send(images(200, rng), members, rng, rounded=torch.bfloat16)
     released = released + level * released.std() * torch.randn(released.shape, generator=rng)
     seen = release.recover(released)
-    assert seen.found.all()
+    assert seen.recovered.all()
     assert error(seen, truth).median() < bound
 
 
 def test_spans_that_meet_by_their_size_alone_tell_nothing(rng):
     """40 parts of 60 numbers: any two spans have 20 dimensions in common."""
     released, _ = send(images(200, rng), torch.arange(200).view(-1, 40), rng)
-    assert not release.recover(released).found.any()
+    assert not release.recover(released).recovered.any()
 
 
 def test_a_copy_within_a_group_breaks_nothing(rng):
@@ -220,9 +222,9 @@ def ask(folder, members, count=60, **settings):
     released, key, _ = net.rotate(Groups(parts, members, count), generator=rng)
     truth = Truth(batch, released, key, torch.arange(count))
     (attack,) = (a for a in roster.ROSTER if a.name == "release")
-    judge = scoring.Scoring(attacker, images)
-    own, other = scoring.SCORES["release"](judge, attack.answer(attacker, Seen(released)), truth)
-    chance = scoring.blind(judge, "release")["angle_error"]["chance"]
+    gallery, answer = Gallery(attacker, images), attack.answer(attacker, Seen(released))
+    own, other = scoring.SCORES["release"](gallery, answer, truth)
+    chance = Baselines(gallery).chances("release")["angle_error"]["chance"]
     return own, other, chance
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from torchvision import models
 
 import complexnn
+from complexnn.networks.revise import call_rules, layer_rules
 from complexnn.networks.signs import one_signed
 from complexnn.rotation import functional as cF
 from complexnn.rotation import layers
@@ -267,6 +268,12 @@ def function(body):
 def test_what_cannot_be_equivariant_is_refused_by_name(make, message):
     with pytest.raises(complexnn.RevisionError, match=message):
         complexnn.revise(nn.Sequential(make()))
+
+
+@pytest.mark.parametrize("rules", [call_rules, layer_rules])
+def test_no_layer_and_no_call_has_two_rows(rules):
+    targets = [target for row in rules._TABLE for target in row[0]]
+    assert len(targets) == len(set(targets)) == len(rules.RULES)
 
 
 def test_two_inputs_are_refused():

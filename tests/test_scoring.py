@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_attacks import CPU, make_attacker, make_user
 
-from complexnn.attacks import keys, scoring
+from complexnn.attacks import gallery, ica, scoring
 from complexnn.attacks.fitting import Observation
 from complexnn.attacks.threat import Answer
 from complexnn.data.images import ImageSet
@@ -24,15 +24,15 @@ def test_a_perfect_attack_identifies_images_that_occur_twice(tmp_path, settings)
     images = twice(whole.test.subset(torch.arange(60)))
     user = make_user(attacker, whole)
     object.__setattr__(user, "images", images)
-    judge = scoring.Scoring(attacker, images)
+    candidates = gallery.Gallery(attacker, images)
     seen, truth = user.sends_whole(1, 120)
-    own, other = scoring.score_span(judge, Answer(seen.released), truth)
+    own, other = scoring.score_span(candidates, Answer(seen.released), truth)
     assert own["top1"].min() == 1
     assert own["best_other"].max() < 0.9999
     assert other["top1"].max() == 0
-    evaluated = torch.randn(1, 64, generator=torch.Generator().manual_seed(0))
-    judge.evaluated = lambda x: torch.nn.functional.normalize(x.flatten(1) - evaluated, dim=1)
-    own, other = scoring.score_reconstructions(judge, truth.batch.images, truth)
+    centre = torch.randn(1, 64, generator=torch.Generator().manual_seed(0))
+    candidates.embedded = lambda x: torch.nn.functional.normalize(x.flatten(1) - centre, dim=1)
+    own, other = scoring.score_reconstructions(candidates, truth.batch.images, truth)
     assert own["top1"].min() == own["top5"].min() == 1
     assert own["rmse"].max() == 0 < other["rmse"].min()
 
@@ -46,7 +46,7 @@ def test_the_negative_control_is_no_copy(tmp_path, settings):
     net, rng = attacker.knowledge.net, torch.Generator().manual_seed(0)
     (batch,) = images.batches(60, CPU)
     truth = Observation(batch, *net.encode(batch.images, generator=rng))
-    other = scoring._next_group(truth)
+    other = scoring.next_group(truth)
     assert (batch.classes[other] != batch.classes).all()
     group = torch.arange(60) // attacker.victim.queries
     assert (group[other] != group).all()
@@ -64,10 +64,10 @@ def test_the_same_are_copies_and_equal_features(rng):
         return x[:, :2] @ torch.ones(6, 6).triu() + 10
 
     others[11], others[11, 2] = images[5], 0
-    found = scoring.same(images, encode(images), others, encode(others))
+    found = gallery.same(images, encode(images), others, encode(others))
     assert found.nonzero().tolist() == [[3, 7], [3, 8], [5, 11]]
     jitter = encode(others) * (1 + 3e-7 * torch.randn(50, 1, 1, 1, generator=rng))
-    assert torch.equal(scoring.same(images, encode(images), others, jitter), found)
+    assert torch.equal(gallery.same(images, encode(images), others, jitter), found)
 
 
 def test_answers_are_compared_with_the_queries_that_they_belong_to(tmp_path, rng):
@@ -95,19 +95,19 @@ def test_an_all_zero_group_has_no_key_and_breaks_nothing(tmp_path, rng):
     def score(features):
         return features.pow(3).mean(dim=(1, 2, 3))
 
-    found = keys.fast_ica(released, score, count=4)
+    found = ica.fast_ica(released, score, count=4)
     assert torch.isfinite(found).all()
     torch.testing.assert_close(found @ found.mT, torch.eye(4).expand(3, 4, 4), atol=1e-4, rtol=1e-4)
-    alone = keys.fast_ica(released[:1], score, count=4)
+    alone = ica.fast_ica(released[:1], score, count=4)
     torch.testing.assert_close(found[:1], alone)
 
 
 def test_attackers_randomness_is_a_function_of_their_name(tmp_path):
     attacker, _ = make_attacker(tmp_path)
     names = ["judge", "angle", "dec_x", "one that did not exist"]
-    seeds = [attacker.rng(name).initial_seed() for name in names]
+    seeds = [attacker.networks.rng(name).initial_seed() for name in names]
     assert len(set(seeds)) == 4
-    assert seeds == [attacker.rng(name).initial_seed() for name in names]
+    assert seeds == [attacker.networks.rng(name).initial_seed() for name in names]
 
 
 def test_attacks_see_no_more_than_two_tensors_of_a_batch(tmp_path):

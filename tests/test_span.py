@@ -11,6 +11,7 @@ from test_attacks import make_attacker, make_user
 
 import complexnn
 from complexnn.attacks import scoring, span
+from complexnn.attacks.gallery import Gallery
 from complexnn.attacks.threat import Answer
 from complexnn.rotation import functional as cF
 
@@ -159,12 +160,12 @@ def test_a_network_of_as_many_parts_as_numbers_is_scored_by_the_norm(dim, tmp_pa
     )
     known = dataclasses.replace(attacker.knowledge, net=net.eval().requires_grad_(False))
     attacker = dataclasses.replace(attacker, knowledge=known)
-    judge = scoring.Scoring(attacker, whole.test)
+    gallery = Gallery(attacker, whole.test)
     seen, truth = make_user(attacker, whole, 48).sends_whole(0, 48)
-    own, other = scoring.score_span(judge, Answer(seen.released), truth)
-    assert (judge.moment is not None) == (dim > 4)
+    own, other = scoring.score_span(gallery, Answer(seen.released), truth)
+    assert (gallery.moment is not None) == (dim > 4)
     if dim == 4:
         assert own["top1"].mean() > 0.9
         assert other["top1"].mean() < 0.1
     else:
-        assert own["top1"].mean() > 5 / len(judge.gallery)
+        assert own["top1"].mean() > 5 / len(gallery)

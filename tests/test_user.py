@@ -10,7 +10,7 @@ from test_attacks import make_attacker, make_user
 
 import complexnn
 from complexnn import metrics
-from complexnn.attacks import evaluation, worst
+from complexnn.attacks import evaluation, target, trial, worst
 from complexnn.attacks.fitting import Knowledge, together, whole_groups
 from complexnn.attacks.user import Truth
 from complexnn.commands import app
@@ -52,7 +52,7 @@ def test_attackers_batches_follow_the_groups(tmp_path, settings):
         assert sum(held_out) == max(64, dim)
         assert all(count % dim == 0 for count in held_out)
     if settings == PACKED:
-        assert attacker.best_key_attack in attacker.key_attacks
+        assert attacker.key_attacks.best in attacker.key_attacks
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_images_that_share_a_key_count_as_one():
     groups = torch.arange(40).repeat_interleave(8)
     order = torch.randperm(320)
     values, groups = each.repeat_interleave(8)[order], groups[order]
-    over_groups = evaluation.interval("rmse", values.unsqueeze(0), groups.unsqueeze(0))
+    over_groups = trial.interval("rmse", values.unsqueeze(0), groups.unsqueeze(0))
     alone = metrics.mean_interval(each)
     over_images = metrics.mean_interval(values)
     assert over_groups == pytest.approx(alone, abs=0.01)
@@ -135,13 +135,13 @@ def test_images_that_share_a_key_count_as_one():
 def test_more_draws_of_groups_do_not_narrow_the_interval():
     values = torch.rand(40).repeat_interleave(8)
     groups = torch.arange(40).repeat_interleave(8)
-    one = evaluation.interval("rmse", values.expand(1, -1), groups.expand(1, -1))
-    five = evaluation.interval("rmse", values.expand(5, -1), groups.expand(5, -1))
+    one = trial.interval("rmse", values.expand(1, -1), groups.expand(1, -1))
+    five = trial.interval("rmse", values.expand(5, -1), groups.expand(5, -1))
     assert five == pytest.approx(one)
 
 
 def test_what_is_measured_lands_at_its_image():
-    found = evaluation.Columns(2, 4)
+    found = trial.Columns(2, 4)
     for draw, index in ((0, [0, 1]), (0, [2, 3]), (1, [3, 0]), (1, [2, 1])):
         index = torch.tensor(index)
         found.note(draw, index, {"rmse": 10.0 * draw + index, "logits": index.expand(2, 2).T})
@@ -152,11 +152,9 @@ def test_what_is_measured_lands_at_its_image():
 def test_attacks_are_judged_on_whole_groups_and_on_sixteen(tmp_path):
     attacker, _ = make_attacker(tmp_path, budget="standard", **PACKED)
     net, config = attacker.victim, attacker.config
-    assert evaluation.judged(config, net, 10_000) == 2000
-    assert (
-        evaluation.judged(config, net, 10_000, slow=True) == 128
-    )  # 16 groups, where 100 would be 12
-    assert evaluation.judged(config, net, 77) == 72
+    assert target.judged(config, net, 10_000) == 2000
+    assert target.judged(config, net, 10_000, slow=True) == 128  # 16 groups, where 100 would be 12
+    assert target.judged(config, net, 77) == 72
     assert together(net) == 8
 
 
@@ -186,7 +184,7 @@ def test_tables_name_an_image_by_its_place_in_the_test_set(tmp_path, trained_run
     assert attack("span", "--victim", victim, "--draws", 1) == 0
     net, dataset = app.open_run(victim, None, torch.device("cpu"))
     config = AttackConfig("span", victim=victim)
-    judged = evaluation.judged_images(config, net.config, dataset).tolist()
+    judged = target.judged_images(config, net.config, dataset).tolist()
     assert len(judged) < len(dataset.test)
     table = worst.table_path(victim, "span")
     with table.open() as file:

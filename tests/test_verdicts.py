@@ -431,28 +431,28 @@ def test_an_evaluation_that_leaks_is_flagged(truth, flagged):
     """Answers that fit another query's truth better than blind ones do; and blind answers."""
     import torch
 
-    from complexnn.attacks import evaluation, roster
+    from complexnn.attacks import roster, trial
 
     attack = next(a for a in roster.ROSTER if a.name == "angle phase")
     centre = 0.8 if flagged else 1.5708
     others = {"angle_error": centre + 0.9 * torch.randn(1, 200)}
     measured = {"angle_error": numbers(0.1, chance=1.5708)}
-    assert bool(evaluation._flags({}, attack, measured, others)) == flagged
+    assert bool(trial.flags({}, attack, measured, others)) == flagged
     # Two groups say nothing, and so no more than that they are two.
     two = torch.arange(200).view(1, -1) // 100
-    assert len(evaluation._flags({}, attack, measured, others, two)) == 1
+    assert len(trial.flags({}, attack, measured, others, two)) == 1
 
 
 @pytest.mark.parametrize("name", ["property features", "inversion dec(x)", "angle ica"])
 def test_a_network_that_did_not_learn_is_flagged(name):
     """Under the name that it is kept under."""
-    from complexnn.attacks import evaluation, roster
+    from complexnn.attacks import roster, trial
     from complexnn.attacks.fitting import FitLog
 
     attack = next(a for a in roster.ROSTER if a.name == name)
     kept = ("property_features", "dec_x", "judge")
     flat = {file: FitLog(first=1.0, last=1.0, validation=1.0) for file in kept}
-    assert len(evaluation._flags(flat, attack, {}, {})) == 1
+    assert len(trial.flags(flat, attack, {}, {})) == 1
 
 
 def errors(original, additional, local, rotated, width=0.005):

@@ -5,7 +5,10 @@ import torch
 from test_attacks import make_attacker, observe
 
 from complexnn.attacks import keys, whitening
-from complexnn.attacks.whitening import Whitening, guess, shared_direction, sharing_frames
+from complexnn.attacks.baselines import Baselines
+from complexnn.attacks.gallery import Gallery
+from complexnn.attacks.mean_feature import guess, shared_direction, sharing_frames
+from complexnn.attacks.whitening import Whitening
 from complexnn.rotation import functional as cF
 
 
@@ -67,7 +70,7 @@ def test_whitened_features_have_unit_covariance(tmp_path, monkeypatch, rng, full
     mixing = turns[0] * torch.linspace(0.5, 2, 32) @ turns[1]
     encoder = Drawn(lambda n: (torch.randn(n, 32) @ mixing + 3).view(n, 8, 2, 2))
     attacker, _ = make_attacker(tmp_path, dim=3, group="packed", encoder=encoder)
-    known = attacker.whitening
+    known = attacker.key_attacks.whitening
     white = known(encoder(torch.empty(20000))).movedim(1, -1)
     white = white.movedim(-1, 1).flatten(1) if full else white.flatten(0, -2)
     covariance = torch.cov(white.T)
@@ -82,7 +85,8 @@ def test_blind_guessing_knows_the_mean(tmp_path):
     found = {}
     for name, encoder in (("still", still), ("shifted", shifted)):
         attacker, whole = make_attacker(tmp_path, dim=8, group="packed", encoder=encoder)
-        blind, random = attacker.blind_angle(8), keys.chance(attacker.victim)
+        blind = Baselines(Gallery(attacker, whole.test)).angle(8)
+        random = keys.chance(attacker.victim)
         seen = observe(attacker, whole)
         errors = [
             keys.errors(attacker.key_attacks["mean"](s.released), s.key.directions) for s in seen

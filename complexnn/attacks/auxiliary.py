@@ -15,7 +15,9 @@ from complexnn.data import datasets
 from complexnn.data.images import Dataset, ImageSet
 from complexnn.networks.pool import contents
 
-SHARE = 0.1  # of its images an attacker keeps to choose among the states of its networks
+# Of its images an attacker keeps these to choose among the states of its networks: the share that
+# training keeps for validation, too.
+SHARE = 0.1
 
 
 def attacker_images(
@@ -90,8 +92,8 @@ def _another(config: AttackConfig, victim: DataConfig, dataset: Dataset) -> Imag
             f"auxiliary {config.auxiliary} is the victim's own data set: leave it out, or say "
             "held-out"
         )
-    found = datasets.load(other)
-    images = _joined(found.train, found.validation)
+    loaded = datasets.load(other)
+    images = _joined(loaded.train, loaded.validation)
     pixels = images.pixels
     if list(pixels.shape[2:]) != size:
         scaled = [

@@ -37,6 +37,7 @@ from complexnn.networks.attack_networks import FeatureDenoiser, UNet
 from complexnn.rotation import functional as cF
 from complexnn.training.terms import near_members
 
+# All of these are chosen by hand.
 ITERATIONS = 60
 FIRST, LAST = 1.0, 0.3  # supposed angle of a view from its member, in rad
 # It falls geometrically over two thirds of the steps, then stays; or is the same, where unknown.
@@ -47,29 +48,31 @@ STEADY = (LAST,) * ITERATIONS
 WIDEST = 1.5  # furthest view that the denoiser of features learns from
 WIDTH = 64  # channels of the denoiser of features
 PACE = 4  # of its steps take as long as one of a decoder to images
-SHIFT = 0.5  # of a denoiser of features
+SHIFT = 0.5  # the share κ, with a denoiser of features; a decoder to images takes none
 
 Denoise = Callable[[Tensor, float], Tensor]  # views (B, C, H, W) and their angle -> features
 
 
 def near(
-    seen: Observation, generator: Generator, *, widest: float | None = None
+    observation: Observation, generator: Generator, *, widest: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """Places of members in their groups ``(G, n)``, and mixtures of the group's parts beside them
     ``(G, n, parts)``: one for each packed query; in decoy groups, of one random member."""
-    groups, dim = seen.key.members.shape
+    groups, dim = observation.key.members.shape
     place = torch.arange(dim).expand(groups, dim)
-    if seen.key.group == "decoy":
+    if observation.key.group == "decoy":
         place = torch.randint(0, dim, (groups, 1), generator=generator)
-    return place, near_members(place, seen.released.shape[1], generator, widest=widest)
+    return place, near_members(place, observation.released.shape[1], generator, widest=widest)
 
 
-def mixed_views(seen: Observation, generator: Generator) -> tuple[Tensor, Tensor]:
+def mixed_views(observation: Observation, generator: Generator) -> tuple[Tensor, Tensor]:
     """Views of each group between its members and random mixtures of the rest, and which images of
     the batch those members are."""
-    place, mixing = near(seen, generator)
-    members = seen.key.members.gather(1, place.to(seen.key.members.device))
-    return cF.rotate(seen.parts, mixing.to(seen.released)).flatten(0, 1), members.flatten()
+    place, mixing = near(observation, generator)
+    members = observation.key.members
+    members = members.gather(1, place.to(members.device)).flatten()
+    views = cF.rotate(observation.parts, mixing.to(observation.released))
+    return views.flatten(0, 1), members
 
 
 # ------------------------------------------------------------------------------------ denoisers
@@ -80,9 +83,9 @@ def fit_denoiser(
 ) -> FitLog:
     """Train a decoder from views to the image of the member that each is a view of."""
 
-    def loss(model: UNet, seen: Observation) -> Tensor:
-        views, members = mixed_views(seen, generator)
-        return (model(views).squeeze(1) - seen.batch.images[members]).square().mean()
+    def loss(model: UNet, observation: Observation) -> Tensor:
+        views, members = mixed_views(observation, generator)
+        return (model(views).squeeze(1) - observation.batch.images[members]).square().mean()
 
     return fit(model, loss, knowledge, config, generator, "denoiser of views")
 
@@ -107,8 +110,8 @@ def fit_feature_denoiser(
 ) -> FitLog:
     """Train a network from white views and their angle to the white feature of the member."""
 
-    def loss(model: FeatureDenoiser, seen: Observation) -> Tensor:
-        return denoising_error(model, known, seen, generator)
+    def loss(model: FeatureDenoiser, observation: Observation) -> Tensor:
+        return denoising_error(model, known, observation, generator)
 
     steps = PACE * config.spend.steps
     return fit(model, loss, knowledge, config, generator, "denoiser of features", steps=steps)
@@ -117,7 +120,7 @@ def fit_feature_denoiser(
 def denoising_error(
     model: Callable[[Tensor, Tensor], Tensor],
     known: Whitening,
-    seen: Observation,
+    observation: Observation,
     generator: Generator,
 ) -> Tensor:
     r"""Mean of :math:`\|D(v, \varphi) - a\|^2 / (N \sin^2\varphi)` over views v at random angles
@@ -127,8 +130,8 @@ def denoising_error(
     The best linear denoiser, :math:`D = v \cos\varphi`, has about 1 at every angle: small angles
     count as much as large ones.
     """
-    place, mixing = near(seen, generator, widest=WIDEST)
-    white = known.without_mean(known(seen.parts))
+    place, mixing = near(observation, generator, widest=WIDEST)
+    white = known.without_mean(known(observation.parts))
     every = torch.arange(len(place)).unsqueeze(1)
     angle = mixing.gather(2, place.unsqueeze(2)).clamp(-1, 1).acos().clamp(min=0.02)
     angle = angle.flatten().to(white)
@@ -139,8 +142,8 @@ def denoising_error(
 
 def restore(model: FeatureDenoiser, known: Whitening, views: Tensor, angle: float) -> Tensor:
     """What that network makes of white views at a supposed angle, with the mean of a member."""
-    found = model(known.without_mean(views), views.new_full((len(views),), angle))
-    return found + known.white_mean
+    features = model(known.without_mean(views), views.new_full((len(views),), angle))
+    return features + known.white_mean
 
 
 # ----------------------------------------------------------------------------------- separation
@@ -171,25 +174,35 @@ def separate(
     """
     groups, dim = released.shape[:2]
     flat = released.flatten(2)
+    # A pseudo-inverse: copies in a group make parts that depend on each other.
     inverse = torch.linalg.pinv(double(flat @ flat.mT), hermitian=True).to(flat)
-
-    def restored(frame: Tensor, angle: float) -> tuple[Tensor, Tensor]:
-        """What the denoiser makes of each view, and how far from it, relative to its power."""
-        views = cF.rotate(released, frame)
-        found = denoise(views.flatten(0, 1), angle).unflatten(0, views.shape[:2]).flatten(2)
-        power = views.flatten(2).square().sum(-1).clamp(min=1e-30)
-        return found, (found - views.flatten(2)).square().sum(-1) / power
-
     least = torch.full((groups,), torch.inf, device=released.device)
     best = torch.eye(dim).to(flat).expand(groups, dim, dim)
     for frame in starts:
         for angle in angles:
-            found, change = restored(frame, angle)
+            clean, change = _denoised(released, frame, denoise, angle)
             if angle == angles[-1]:
-                change = change.mean(dim=1)
+                # What shows one member is what the denoiser makes of it, so little change is the
+                # sign of a good frame, which needs no truth. At other angles it is not comparable.
                 best = torch.where((change < least).view(-1, 1, 1), frame, best)
                 least = torch.minimum(change, least)
-            rows = F.normalize(found @ flat.mT @ inverse, dim=-1)
+            # Project: the coefficients of the parts that come nearest to what was made.
+            rows = F.normalize(clean @ flat.mT @ inverse, dim=-1)
+            # The more of itself a row keeps, the slower it moves: a share of that is taken off.
             own = (rows * frame).sum(dim=-1, keepdim=True)
+            # Polar factor: rows of a key are orthonormal, so that no two views may end at one
+            # member. Of all orthonormal frames it is the nearest.
             frame = nearest_orthogonal(rows - shift * own * frame)
     return best
+
+
+def _denoised(
+    released: Tensor, frame: Tensor, denoise: Denoise, angle: float
+) -> tuple[Tensor, Tensor]:
+    """What the denoiser makes of each view of a frame, ``(G, d, C·H·W)``, and how far that is from
+    the views, relative to their power, on average: ``(G,)``."""
+    views = cF.rotate(released, frame)
+    clean = denoise(views.flatten(0, 1), angle).unflatten(0, views.shape[:2]).flatten(2)
+    power = views.flatten(2).square().sum(-1).clamp(min=1e-30)
+    change = (clean - views.flatten(2)).square().sum(-1) / power
+    return clean, change.mean(dim=1)

@@ -25,24 +25,24 @@ REFERENCES = 5000  # of the attacker's images in the k-NN's memory
 Shown = Callable[[Observation, Generator], tuple[Tensor, Tensor]]
 
 
-def as_seen(seen: Observation, generator: Generator, *, view: View) -> tuple[Tensor, Tensor]:
+def as_seen(observation: Observation, generator: Generator, *, view: View) -> tuple[Tensor, Tensor]:
     """One view of every query."""
-    return keys.in_order(view(seen.released), seen), seen.batch.classes
+    return keys.in_order(view(observation.released), observation), observation.batch.classes
 
 
-def as_sent(seen: Observation, generator: Generator) -> tuple[Tensor, Tensor]:
+def as_sent(observation: Observation, generator: Generator) -> tuple[Tensor, Tensor]:
     """The images themselves."""
-    return seen.batch.images, seen.batch.classes
+    return observation.batch.images, observation.batch.classes
 
 
 @torch.no_grad()
 def denoised(
-    seen: Observation, generator: Generator, *, denoiser: nn.Module
+    observation: Observation, generator: Generator, *, denoiser: nn.Module
 ) -> tuple[Tensor, Tensor]:
     """What separation ends with, without separating: views at random angles from a member,
     denoised."""
-    views, members = dss.mixed_views(seen, generator)
-    return denoiser(views).squeeze(1), seen.batch.classes[members]
+    views, members = dss.mixed_views(observation, generator)
+    return denoiser(views).squeeze(1), observation.batch.classes[members]
 
 
 def fit_classifier(
@@ -55,8 +55,8 @@ def fit_classifier(
 ) -> FitLog:
     """Train a classifier of the hidden classes on what the attacker's own queries show."""
 
-    def loss(model: PropertyClassifier, seen: Observation) -> Tensor:
-        values, classes = shown(seen, generator)
+    def loss(model: PropertyClassifier, observation: Observation) -> Tensor:
+        values, classes = shown(observation, generator)
         return tasks.loss(model(values), classes).mean()
 
     return fit(model, loss, knowledge, config, generator, what)
@@ -69,8 +69,8 @@ def fit_neighbours(
     """k-NN on recovered features, for each k of the paper."""
     features, classes = [], []
     for batch in knowledge.shuffled(eval_batch(knowledge.net.config.dim), generator):
-        seen = knowledge.observe(batch, generator)
-        features.append(keys.in_order(view(seen.released), seen).flatten(1).cpu())
+        observation = knowledge.observe(batch, generator)
+        features.append(keys.in_order(view(observation.released), observation).flatten(1).cpu())
         classes.append(batch.classes.cpu())
         if sum(map(len, classes)) >= REFERENCES:
             break

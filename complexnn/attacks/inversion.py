@@ -48,9 +48,9 @@ def fit_released_decoder(
     assignment.
     """
 
-    def loss(model: UNet, seen: Observation) -> Tensor:
-        guess = model(seen.released.flatten(1, 2))
-        truth = seen.images[:, : model.images]
+    def loss(model: UNet, observation: Observation) -> Tensor:
+        guess = model(observation.released.flatten(1, 2))
+        truth = observation.images[:, : model.images]
         return (take(guess, match(guess, truth)) - truth).square().mean()
 
     return fit(model, loss, knowledge, config, generator, what)
@@ -70,9 +70,9 @@ def fit_feature_decoder(
 ) -> FitLog:
     """dec(a*): trained on the features that the attacker recovers, not on true ones."""
 
-    def loss(model: UNet, seen: Observation) -> Tensor:
-        features = keys.in_order(recover(seen.released), seen)
+    def loss(model: UNet, observation: Observation) -> Tensor:
+        features = keys.in_order(recover(observation.released), observation)
         guess = model(features).squeeze(1)
-        return (guess - seen.batch.images).square().mean()
+        return (guess - observation.batch.images).square().mean()
 
     return fit(model, loss, knowledge, config, generator, "decoder dec_a")

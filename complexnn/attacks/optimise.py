@@ -18,7 +18,7 @@ from complexnn.attacks.span import own_shares
 from complexnn.rotation import functional as cF
 from complexnn.runs.progress import track
 
-TV_WEIGHT = 0.02
+TV_WEIGHT = 0.02  # of the total variation beside a misfit in [0, 1]; chosen by hand
 
 
 def total_variation(images: Tensor) -> Tensor:
@@ -46,9 +46,9 @@ def optimise(
         starts: first guesses, each ``(B, C, H, W)``.
         directions: ``(B, 1, d)`` estimates to improve along with the images; None: without a key.
         iterations: steps of Adam for each start, with a falling rate.
-        lr: first rate, in units of pixels.
+        lr: first rate, in units of pixels; directions move at 0.3 of it. Both chosen by hand.
     """
-    best, found = None, None
+    best, answer = None, None
     for number, start in enumerate(starts, start=1):
         images = start.detach().clone().clamp(0, 1).requires_grad_()
         free = None if directions is None else directions.detach().clone().requires_grad_()
@@ -71,11 +71,11 @@ def optimise(
             final = _misfit(encode(images), released, free)
             final = final + TV_WEIGHT * total_variation(images)
             if best is None:
-                best, found = final, images.detach()
+                best, answer = final, images.detach()
             better = final < best
             best = torch.where(better, final, best)
-            found = torch.where(better.view(-1, 1, 1, 1), images.detach(), found)
-    return found
+            answer = torch.where(better.view(-1, 1, 1, 1), images.detach(), answer)
+    return answer
 
 
 def _misfit(features: Tensor, released: Tensor, directions: Tensor | None) -> Tensor:

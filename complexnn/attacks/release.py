@@ -34,28 +34,33 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from complexnn.attacks.bases import basis
 from complexnn.attacks.keys import nearest_orthogonal
 from complexnn.metrics import double
 
+# All of these are chosen by hand.
 DIRECTIONS = 128  # in which groups are compared at least; 16 for each part
+RANK = 1e-13  # of a Gram matrix's largest eigenvalue: less is none
 TILE = 1 << 25  # numbers: 128 MiB of float32
 ENOUGH = 16  # misfits that a gap is compared with
 DRAWS = 4  # of random weights that tell members apart
+CLEAR, ROUNDED = 4, 8  # standard deviations of rounding: a direction above, a misfit below
+ODDS = 100  # to one, that a gap between misfits is not as wide by chance
 
 
 @dataclass(frozen=True)
-class Found:
+class Members:
     """What the groups of a release tell about each other."""
 
     directions: Tensor  # (G, d, d): orthonormal rows, up to their signs; 0 where none was found
-    found: Tensor  # (G, d) bool: which of the rows are a member's
+    recovered: Tensor  # (G, d) bool: which of the rows are a member's
     misfits: Tensor  # (G, d): relative distance of the two groups' views, a mean over partners
     pairs: Tensor  # (P, 2): groups that have some, but not all, of their members in common
     shared: Tensor  # (P,): how many
 
 
 @torch.no_grad()
-def recover(released: Tensor, *, seed: int = 0) -> Found:
+def recover(released: Tensor, *, seed: int = 0) -> Members:
     """Every member that lies in several groups of other membership, or is left beside such ones.
 
     Args:
@@ -73,7 +78,7 @@ def recover(released: Tensor, *, seed: int = 0) -> Found:
     if parts == 1 or groups < 2 or 2 * parts > numbers:
         return _collect(flat, torch.zeros(0, 2, dtype=torch.long), torch.zeros(0).long(), rng)
     whiten, tolerance = _whitening(flat, rng)
-    base, scale = _basis(_apply(flat, whiten))
+    base, scale = basis(_apply(flat, whiten), rtol=RANK)
     pairs = _candidates(base, rng)
     misfits = torch.cat([_compare(base, scale, chunk)[0] for chunk in pairs.split(4096)])
     limit, strange = _limit(misfits[:, 0], tolerance)
@@ -110,14 +115,16 @@ def _whitening(flat: Tensor, rng: Generator) -> tuple[Tensor | None, float]:
     keep = min(max(DIRECTIONS, 16 * parts), groups * parts // 4, numbers)
     epsilon = _precision(rows)
     if keep < 4 * parts:
-        return None, 8 * epsilon
+        return None, ROUNDED * epsilon
     some = double(rows[torch.randperm(len(rows), generator=rng)[: 8 * keep].to(rows.device)])
     _, strength, axes = torch.linalg.svd(some, full_matrices=False)
     strength = strength[:keep] / math.sqrt(len(some))
     rounding = epsilon * some.square().mean().sqrt()
-    clear = strength > 4 * rounding
+    # Scaling up a direction that holds little but rounding would compare groups by that.
+    clear = strength > CLEAR * rounding
     strength, axes = strength[clear], axes[:keep][clear]
-    return axes.T / strength, 8 * (rounding / strength).square().mean().sqrt().item()
+    tolerance = ROUNDED * (rounding / strength).square().mean().sqrt().item()
+    return axes.T / strength, tolerance
 
 
 def _precision(rows: Tensor) -> float:
@@ -135,16 +142,6 @@ def _apply(flat: Tensor, whiten: Tensor | None) -> Tensor:
     return torch.cat([double(chunk) @ whiten for chunk in flat.split(1024)])
 
 
-def _basis(flat: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthonormal rows that span each group's parts, ``(G, d, n)``, and the symmetric matrix that
-    made them of the parts, ``(G, d, d)``; zeros where parts are dependent."""
-    values, vectors = torch.linalg.eigh(flat @ flat.mT)
-    floor = 1e-13 * values.amax(dim=-1, keepdim=True).clamp(min=1e-30)
-    root = torch.where(values > floor, values.clamp(min=floor).rsqrt(), 0.0)
-    scale = vectors * root.unsqueeze(-2) @ vectors.mT
-    return scale @ flat, scale
-
-
 def _candidates(base: Tensor, rng: Generator) -> Tensor:
     r"""Pairs of groups among which those that share a member are: for each group the d² + 2 with
     the largest :math:`\|B_i B_j^T\|_F`, which is 1 or more for its partners. ``(P, 2)``.
@@ -155,7 +152,7 @@ def _candidates(base: Tensor, rng: Generator) -> Tensor:
     order = torch.randperm(groups, generator=rng).to(base.device)
     rows = base[order].float().flatten(0, 1)
     most = min(groups - 1, parts * parts + 2)
-    found = []
+    pairs = []
     for begun in range(0, groups, size := max(1, TILE // (parts * len(rows)))):
         mine = rows[begun * parts : (begun + size) * parts]
         norms = (mine @ rows.T).square_().view(-1, parts, groups, parts).sum(dim=(1, 3))
@@ -163,9 +160,8 @@ def _candidates(base: Tensor, rng: Generator) -> Tensor:
         here = torch.arange(len(norms), device=rows.device)
         norms[here, begun + here] = -1
         best = norms.topk(most, dim=1).indices
-        found.append(torch.stack([(begun + here).unsqueeze(1).expand_as(best), best], dim=-1))
-    pairs = order[torch.cat(found).flatten(0, 1)].sort(dim=1).values
-    return pairs.unique(dim=0)
+        pairs.append(torch.stack([(begun + here).unsqueeze(1).expand_as(best), best], dim=-1))
+    return order[torch.cat(pairs).flatten(0, 1)].sort(dim=1).values.unique(dim=0)
 
 
 def _compare(base: Tensor, scale: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -177,6 +173,8 @@ def _compare(base: Tensor, scale: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor
     """
     first, second = pairs.T
     left, cosines, right = torch.linalg.svd(base[first] @ base[second].mT)
+    # A principal vector w of the basis B = S X shows the unit view w S X. A member's coefficients
+    # have length 1, so a member is that view over |w S|: these lengths compare those of the views.
     mine, theirs = left.mT @ scale[first], right @ scale[second]
     lengths = mine.norm(dim=2), theirs.norm(dim=2)
     ratio = lengths[0] / lengths[1].clamp(min=1e-30)
@@ -195,7 +193,7 @@ def _limit(misfits: Tensor, tolerance: float) -> tuple[float, float]:
     above, under = logs[(count + below) // 2] - logs[below], logs[below - 1] - logs[below // 2]
     # By chance, a gap is wider than the spread above it with probability exp(-certain), and than
     # the spread under it with 2^-below. Near their largest value misfits follow no power law.
-    certain = below * ((count + below) / (2 * below + 2)).log() > math.log(100)
+    certain = below * ((count + below) / (2 * below + 2)).log() > math.log(ODDS)
     clear = (gaps > above) & certain & (gaps == gaps.max())
     clear |= (gaps > under) & (below >= ENOUGH)
     if not clear.any():
@@ -208,7 +206,7 @@ def _limit(misfits: Tensor, tolerance: float) -> tuple[float, float]:
 # ------------------------------------------------------------------------------- which members
 
 
-def _collect(flat: Tensor, pairs: Tensor, shared: Tensor, rng: Generator) -> Found:
+def _collect(flat: Tensor, pairs: Tensor, shared: Tensor, rng: Generator) -> Members:
     """Members of groups from what each shares with its partners."""
     groups, parts = flat.shape[:2]
     size = max(1, TILE // flat[0].numel() // 4)
@@ -219,28 +217,30 @@ def _collect(flat: Tensor, pairs: Tensor, shared: Tensor, rng: Generator) -> Fou
     owner = pairs.to(flat.device).T.flatten()
     common, misfits = torch.cat([mine, theirs]), misfits.repeat(2)
     frame, holds = _common_frame(groups, owner, common, rng)
+    # A random code for each partner: the sum over those that hold a member names the set of them,
+    # but for a chance of 2^-62, so that equal sums are members that cannot be told apart.
     codes = torch.randint(1 << 62, (len(owner), 1), generator=rng).to(flat.device)
     pattern = torch.zeros(groups, parts, dtype=torch.long, device=flat.device)
     pattern.index_add_(0, owner, holds * codes)
-    found = (pattern.unsqueeze(1) == pattern.unsqueeze(2)).sum(dim=2) == 1
+    recovered = (pattern.unsqueeze(1) == pattern.unsqueeze(2)).sum(dim=2) == 1
     for k in range(parts):
         # Partners that hold the member, less those that do not: a gap of 1 to every other member.
         sign = (2 * holds[:, k] - 1).to(common).view(-1, 1, 1)
         sharp = torch.linalg.eigh(_summed(groups, owner, sign * common)).eigenvectors[..., -1]
-        frame[:, k] = torch.where(found[:, k : k + 1], sharp, frame[:, k])
-    frame = nearest_orthogonal(frame) * found.unsqueeze(-1)
+        frame[:, k] = torch.where(recovered[:, k : k + 1], sharp, frame[:, k])
+    frame = nearest_orthogonal(frame) * recovered.unsqueeze(-1)
     # One that no partner holds is what all of them leave.
     weight = torch.where((pattern == 0)[owner], 1, holds).to(common)
     apart = _summed(groups, owner, weight * misfits.unsqueeze(1))
-    apart = apart / _summed(groups, owner, weight).clamp(min=1) * found
-    return Found(frame.to(flat.dtype), found, apart, pairs, shared)
+    apart = apart / _summed(groups, owner, weight).clamp(min=1) * recovered
+    return Members(frame.to(flat.dtype), recovered, apart, pairs, shared)
 
 
 def _meet(flat: Tensor, pairs: Tensor, shared: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Projections of each group's parts on what it shares with the other, ``(P, d, d)`` twice, and
     the misfit of the views."""
     wanted, place = pairs.unique(return_inverse=True)
-    base, scale = _basis(double(flat[wanted]))
+    base, scale = basis(double(flat[wanted]), rtol=RANK)
     misfits, mine, theirs = _compare(base, scale, place)
     among = torch.arange(flat.shape[1], device=flat.device) < shared.unsqueeze(1)
     projections = []
@@ -261,6 +261,8 @@ def _common_frame(
     drop most clearly.
     """
     parts = common.shape[-1]
+    # The projections commute, so they have common eigenvectors; a random sum of them has no others,
+    # unless two of its eigenvalues come close by chance, which another draw mends.
     best = torch.full((groups,), math.inf, dtype=common.dtype, device=common.device)
     frame = torch.eye(parts).to(common).expand(groups, parts, parts).clone()
     for _ in range(DRAWS):

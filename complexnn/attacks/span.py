@@ -90,7 +90,9 @@ def _distance(flat: Tensor, candidates: Tensor) -> Tensor:
 
     Of dependent parts (copies) u is the shortest that shows the candidate: at most 1 for members.
     """
-    frame, small = torch.linalg.qr(flat.mT)  # a Gram matrix would square the condition
+    # With the thin SVD of Xᵀ the ellipsoid has its axes along the left vectors, and their lengths
+    # are the singular values. A Gram matrix would square the condition, hence QR first.
+    frame, small = torch.linalg.qr(flat.mT)
     left, strength, _ = torch.linalg.svd(small)
     along = (frame @ left).mT @ candidates.mT
     kept = strength > RANK * strength[:, :1]
@@ -100,6 +102,7 @@ def _distance(flat: Tensor, candidates: Tensor) -> Tensor:
     length = u.norm(dim=1).clamp(min=1e-30)
     slope = (u * inverse).norm(dim=1).clamp(min=1e-30) / length
     excess = length - 1
+    # Parts that depend on each other leave u open along what shows nothing: it may be shorter.
     excess = torch.where(kept.all(dim=1, keepdim=True), excess, excess.clamp(min=0))
     return outside.clamp(min=0) + (excess / slope).square()
 
@@ -107,6 +110,7 @@ def _distance(flat: Tensor, candidates: Tensor) -> Tensor:
 def _likelihood(flat: Tensor, candidates: Tensor, moment: Tensor) -> Tensor:
     """Log likelihood ratio of each candidate: ``(G, d, N), (1 or G, n, N) -> (G, n)``."""
     parts, numbers = flat.shape[1:]
+    # Units in which the second moment of a member is the identity: W is standard Wishart there.
     least = 1e-9 * moment.diagonal().mean() * torch.eye(numbers).to(moment)
     unit = torch.linalg.cholesky(moment + least)
     white = torch.linalg.solve_triangular(unit, flat.mT, upper=False).mT
@@ -119,6 +123,8 @@ def _likelihood(flat: Tensor, candidates: Tensor, moment: Tensor) -> Tensor:
     volume = torch.where(kept, values.clamp(min=1e-300).log(), 0).sum(dim=1, keepdim=True)
     constant = rank * math.log(2) - volume
     constant = constant / 2 + math.lgamma(parts / 2) - torch.lgamma((parts - rank) / 2)
+    # Without the candidate G - a aᵀ has d - 1 members, with it G has d: the ratio of the densities,
+    # of which the powers of |G| leave |G|^(-1/2), and (1 - q) the power (d - N - 2) / 2.
     inside = (parts - rank - 2) / 2 * (1 - q).clamp(min=1e-12).log()
     inside = inside + candidates.square().sum(dim=2) / 2 + constant
     return torch.where(q < 1, inside, -OUTSIDE * q)
@@ -165,11 +171,11 @@ def placed(own: Tensor, others: Tensor, excluded: Tensor, top: int = 1) -> Tenso
 def jpeg(images: Tensor, quality: int = 75) -> Tensor:
     """The images as a JPEG file of that quality keeps them: what a candidate may have gone
     through before the attacker found it. ``(N, C, H, W)``, pixels in [0, 1]."""
-    found = []
+    decoded = []
     for image in images.cpu():
         pixels = (image * 255).round().byte().movedim(0, -1).squeeze(-1).numpy()
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "JPEG", quality=quality)
         again = torch.from_numpy(np.array(Image.open(file))).float() / 255
-        found.append(again.unsqueeze(0) if again.dim() == 2 else again.movedim(-1, 0))
-    return torch.stack(found).to(images)
+        decoded.append(again.unsqueeze(0) if again.dim() == 2 else again.movedim(-1, 0))
+    return torch.stack(decoded).to(images)

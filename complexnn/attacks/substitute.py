@@ -82,14 +82,13 @@ def fit_substitute(
     """Train the substitute's encoder and decoder on the victim's task, and to release features
     with the moments of what the victim's user ``released``."""
 
-    def loss(model: SplitNet, seen: Observation) -> Tensor:
+    def loss(model: SplitNet, observation: Observation) -> Tensor:
         model.processing.eval()  # its statistics are the server's
-        features = model.features(seen.batch.images)
+        features = model.features(observation.batch.images)
         sent, key, _ = model.release(features, generator=generator, closed=False)
         logits = model.decode(model.process(sent), key)
-        return tasks.loss(logits, seen.batch.labels).mean() + ALIGN * moments(sent).distance(
-            released
-        )
+        task = tasks.loss(logits, observation.batch.labels).mean()
+        return task + ALIGN * moments(sent).distance(released)
 
     return fit(model, loss, knowledge, config, generator, "substitute network")
 

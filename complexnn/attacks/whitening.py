@@ -1,9 +1,11 @@
-r"""What an attacker measures on its own features, and what their mean alone tells of a key.
+r"""What an attacker measures on its own features: their mean, and what makes them white.
 
-All members of a group share the mean feature μ. Released parts :math:`x_i = \sum_j R_{ij} a_j`
-share it, too, in the direction :math:`s = R\,(1, \dots, 1)^T / \sqrt d`, which least squares finds
-from what was released: the coefficients of μ in each part. Every row of the key, which shows one
-member, has the inner product :math:`1 / \sqrt d` with s.
+Two kinds, for two uses. :class:`Whitening` is the sharper one, of whole features where these are
+small, and keeps the mean, which tells something of the key. :class:`ChannelWhitening` drops the
+mean and takes the positions of a map for samples of one covariance, which a few images show; ICA
+uses it, as it looks for what the mean does not tell.
+
+Both maps are linear and act on each part alone, so that they commute with every key.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 from torch import Generator, Tensor
 
 from complexnn.attacks.fitting import Knowledge
+from complexnn.metrics import double
 from complexnn.rotation import functional as cF
 
 # Numbers of a feature up to which their covariance is taken in full; beyond, that of channels.
+# Chosen by hand: an eigendecomposition of this size takes seconds on a CPU.
 FULL = 2048
 
 
@@ -63,15 +67,16 @@ def measure_whitening(
 ) -> Whitening:
     """Mean and covariance of up to ``limit`` of the attacker's own features, the covariance shrunk
     towards a multiple of the identity as few samples need it (Ledoit and Wolf 2004)."""
-    found: list[Tensor] = []
+    chunks: list[Tensor] = []
     for batch in knowledge.shuffled(min(256, len(knowledge.train)), generator):
-        seen = knowledge.observe(batch, generator)
-        members, numbers = seen.key.directions.shape[1], seen.released[0, 0].numel()
-        found.append(cF.first_parts(seen.parts, members))
+        observation = knowledge.observe(batch, generator)
+        members = observation.key.directions.shape[1]
+        numbers = observation.released[0, 0].numel()
+        chunks.append(cF.first_parts(observation.parts, members))
         # Of large features fewer do: every place of a map is a sample.
-        if sum(map(len, found)) >= min(limit, limit * 1024 // numbers):
+        if sum(map(len, chunks)) >= min(limit, limit * 1024 // numbers):
             break
-    features = torch.cat(found)
+    features = torch.cat(chunks)
     mean = features.mean(dim=0)
     samples = (features - mean).flatten(1)
     if not in_full(mean.shape):
@@ -84,65 +89,44 @@ def _inverse_root(samples: Tensor) -> Tensor:
     count, numbers = samples.shape
     covariance = samples.T @ samples / count
     scale = covariance.diagonal().mean().clamp(min=1e-12)
+    # The share is an estimate itself: a part of the samples will do.
     shrinkage = ledoit_wolf_shrinkage(samples[: 4 * FULL].numpy(), assume_centered=True)
     shrunk = (1 - shrinkage) * covariance + shrinkage * scale * torch.eye(numbers).double()
     values, vectors = torch.linalg.eigh(shrunk)
     return vectors * values.clamp(min=1e-6 * scale).rsqrt() @ vectors.T
 
 
-def shared_direction(released: Tensor, known: Whitening) -> Tensor:
-    """The unit vector s of each group along which its parts hold the mean feature:
-    ``(G, d, C, H, W) -> (G, d)``."""
-    white = known(released).flatten(2)
-    return F.normalize(white @ known.white_mean.flatten(), dim=1)
+@dataclass(frozen=True)
+class ChannelWhitening:
+    """The mean feature, and a matrix after which channels have unit covariance over positions."""
+
+    mean: Tensor  # (C, H, W)
+    whiten: Tensor  # (C, C)
+
+    def apply(self, released: Tensor) -> Tensor:
+        """Parts without the mean feature's direction, their channels white:
+        ``(G, d, C, H, W) -> (G, d, C·H·W)``."""
+        mean = F.normalize(self.mean.flatten(), dim=0)
+        flat = released.flatten(2)
+        flat = flat - (flat @ mean).unsqueeze(-1) * mean
+        maps = flat.view_as(released).flatten(3)
+        return (self.whiten @ maps).flatten(2)
 
 
-def sharing_frames(shared: Tensor, members: int, generator: Generator) -> Tensor:
-    r"""Random orthonormal frames whose first ``members`` rows share the direction s equally.
-
-    Uniform among the orthogonal U with :math:`U s = t`, where t is :math:`1 / \sqrt m` for members
-    and 0 for Gaussian decoys, which have no mean: with reflections that map the first axis to s
-    and to t, :math:`U = H_t \, \mathrm{diag}(1, V) \, H_s` for a uniform V.
-
-    Shape: ``(G, d) -> (G, d, d)``.
-    """
-    groups, dim = shared.shape
-    target = torch.zeros(1, dim, dtype=torch.float64)
-    target[:, :members] = 1 / math.sqrt(members)
-    inner = torch.zeros(groups, dim, dim, dtype=torch.float64)
-    inner[:, 0, 0] = 1
-    inner[:, 1:, 1:] = _orthogonal(groups, dim - 1, generator)
-    frames = _reflection(target) @ inner @ _reflection(shared.cpu().double())
-    return frames.to(shared)
-
-
-def _orthogonal(count: int, dim: int, generator: Generator) -> Tensor:
-    """Uniform on O(d) for every d; at d = 1 a sign, at d = 2 turns and reflections."""
-    found = cF.draw_rotations(count, dim, generator)
-    if dim <= 2:
-        signs = 1 - 2 * (cF.uniform((count,), generator) < 0.5).double()
-        found[:, 0] = found[:, 0] * signs.unsqueeze(1)
-    return found
-
-
-def _reflection(unit: Tensor) -> Tensor:
-    """The Householder matrix that exchanges the first axis and each unit vector."""
-    first = torch.zeros_like(unit)
-    first[:, 0] = 1
-    normal = F.normalize(unit - first, dim=1)  # zero where they are the same: the identity
-    return torch.eye(unit.shape[1]).to(unit) - 2 * normal.unsqueeze(2) * normal.unsqueeze(1)
-
-
-def guess(
-    released: Tensor, known: Whitening, generator: Generator, *, members: int, count: int
-) -> Tensor:
-    r"""Directions that the mean feature alone suggests, without any separation: ``(G, n, d)``.
-
-    One vector, at d = 2 with a decoy: a key is a proper rotation, so that a stands an eighth of a
-    turn behind :math:`s = (\cos(\theta + \pi/4), \sin(\theta + \pi/4))`.
-    """
-    shared = shared_direction(released, known)
-    if count > 1:
-        return sharing_frames(shared, members, generator)[:, :count]
-    turn = cF.angle_matrix(torch.tensor([-math.pi / 4])).to(shared)
-    return (shared @ turn[0].mT).unsqueeze(1)
+@torch.no_grad()
+def measure_channels(
+    knowledge: Knowledge, generator: Generator, *, limit: int = 2048
+) -> ChannelWhitening:
+    """Mean feature and channel covariance of up to ``limit`` of the attacker's own features."""
+    chunks: list[Tensor] = []
+    for batch in knowledge.shuffled(256, generator):
+        chunks.append(cF.first_parts(knowledge.observe(batch, generator).parts, 1))
+        if sum(map(len, chunks)) >= limit:
+            break
+    features = torch.cat(chunks)
+    mean = features.mean(dim=0)
+    rest = (features - mean).movedim(1, 0).flatten(1)
+    covariance = rest @ rest.T / rest.shape[1]
+    values, vectors = torch.linalg.eigh(double(covariance))
+    scale = values.clamp(min=1e-6 * values.max().clamp(min=1e-12)).rsqrt()
+    return ChannelWhitening(mean, (vectors * scale @ vectors.T).to(mean))

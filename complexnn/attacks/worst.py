@@ -117,11 +117,11 @@ def append(
         return None
     narrowest = min(family, key=lambda row: row["images"])
     same = narrowest["images"] == len(images)
-    found, first = strongest(tables, images), tables[family.index(narrowest)]
+    best, first = strongest(tables, images), tables[family.index(narrowest)]
     groups = torch.tensor([first[i].get("group", i) for i in images])
     without = _beside(control, beside, images)
     measured = {}
-    for name, values in found.items():
+    for name, values in best.items():
         low, high = metrics.mean_interval(values, groups=groups)
         measured[name] = {"value": values.mean().item(), "low": low, "high": high}
         for blind in ("floor", "blend"):
@@ -135,7 +135,7 @@ def append(
     row = json.loads(json.dumps(row))  # as it is read again
     if row in results.read_rows(folder / "results.jsonl"):
         return None
-    write_table(table_path(folder, NAME), found, images)
+    write_table(table_path(folder, NAME), best, images)
     results.append_row(folder / "results.jsonl", row)
     return row
 

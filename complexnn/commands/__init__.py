@@ -1,0 +1,1 @@
+"""The commands: their flags, what they print and how they end; many of them as a campaign."""

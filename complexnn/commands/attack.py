@@ -10,51 +10,38 @@ from pathlib import Path
 import torch
 import tyro
 
-from complexnn.commands.app import (
-    opened,
-    parse,
-    run,
-)
-from complexnn.config import InputError, NetConfig
+from complexnn.commands.app import opened, parse, run
+from complexnn.config import DataConfig, InputError, NetConfig
 from complexnn.config_attack import AttackConfig
 from complexnn.data import datasets
-from complexnn.runs import (
-    results,
-)
+from complexnn.data.images import Dataset
+from complexnn.networks.splitnet import SplitNet
+from complexnn.runs import results
 from complexnn.runs.devices import make_accelerator
 
 
 def main(argv: list[str]) -> None:
     """``python attack.py``: attack a trained network, or compare attacked ones."""
-    from complexnn.attacks import evaluation
-    from complexnn.attacks.auxiliary import attacker_images
-    from complexnn.report import attack_tables
-
     if argv[:1] == ["compare"]:
         _compare(argv[1:])
         return
     config = parse(AttackConfig, argv, "attack.py")
+    # Here, since --help need not wait for them.
+    from complexnn.attacks import auxiliary, evaluation, target
+    from complexnn.report import attack_tables
+
     folder = config.run_dir
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("attack.py runs in one process: start it without torchrun")
-    accelerator = make_accelerator(config.device)
-    victim, shown = opened(config.victim, config.data_dir, accelerator.device)
-    control, beside = None, shown
-    if config.control is not None:
-        control, beside = opened(config.control, config.data_dir, accelerator.device)
-        check_control(config.control, control.config)
-    dataset = datasets.load(shown)
-    if beside != shown:  # equal ones are not decoded twice
-        other = datasets.load(beside)
-        if (other.name, other.classes, other.labels) != (
-            dataset.name, dataset.classes, dataset.labels,
-        ):  # fmt: skip
-            raise InputError(
-                f"control {config.control} was trained on another task than {config.victim}"
-            )
+    device = make_accelerator(config.device).device
+    victim, trained_on = opened(config.victim, config.data_dir, device)
+    control, controls_data = _opened_control(config, device)
+    dataset = datasets.load(trained_on)
+    if controls_data not in (None, trained_on):  # equal ones are not decoded twice
+        _check_task(config, dataset, datasets.load(controls_data))
     nets = [net.config for net in (victim, control) if net is not None]
-    judged = torch.cat([evaluation.judged_images(config, net, dataset) for net in nets])
-    own = attacker_images(config, shown, dataset, judged)
+    judged = torch.cat([target.judged_images(config, net, dataset) for net in nets])
+    own = auxiliary.attacker_images(config, trained_on, dataset, judged)
     evaluation.check(config, victim.config, dataset, own)
     results.prepare_folder(folder)
     print(f"output: {folder}", flush=True)
@@ -64,9 +51,40 @@ def main(argv: list[str]) -> None:
     print(f"output: {folder}", flush=True)
 
 
-def command() -> int:
-    """``complexnn-attack``, likewise."""
-    return run(main)
+def _opened_control(
+    config: AttackConfig, device: torch.device
+) -> tuple[SplitNet | None, DataConfig | None]:
+    """The positive control, and which data it was trained on; nothing if none is named."""
+    if config.control is None:
+        return None, None
+    control, trained_on = opened(config.control, config.data_dir, device)
+    check_control(config.control, control.config)
+    return control, trained_on
+
+
+def check_control(folder: Path, net: NetConfig) -> None:
+    """Refuse a positive control that is protected itself.
+
+    Raises:
+        InputError: says what protects it.
+    """
+    if net.kind in ("complex", "noisy") or net.defence != "none":
+        raise InputError(
+            f"control {folder} is protected itself ({net.label}): give a network that releases its "
+            "features as they are, such as --kind additional"
+        )
+
+
+def _check_task(config: AttackConfig, dataset: Dataset, other: Dataset) -> None:
+    """Refuse a control that was trained on another task than the victim."""
+    ours, theirs = ((d.name, d.classes, d.labels) for d in (dataset, other))
+    if ours != theirs:
+        raise InputError(
+            f"control {config.control} was trained on another task than {config.victim}"
+        )
+
+
+# ------------------------------------------------------------------------------- attack.py compare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,17 +110,9 @@ def _compare(argv: list[str]) -> None:
         print(f"picture: {config.picture}")
 
 
-def check_control(folder: Path, net: NetConfig) -> None:
-    """Refuse a positive control that is protected itself.
-
-    Raises:
-        InputError: says what protects it.
-    """
-    if net.kind in ("complex", "noisy") or net.defence != "none":
-        raise InputError(
-            f"control {folder} is protected itself ({net.label}): give a network that releases its "
-            "features as they are, such as --kind additional"
-        )
+def command() -> int:
+    """``complexnn-attack``, likewise."""
+    return run(main)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,9 @@ from complexnn.speed.bench import (
     QUICK,
     REFERENCE,
     BenchConfig,
-    ckks_seconds,
     compare,
+    comparisons,
     data_share,
-    settings,
     table,
 )
 from complexnn.training.compiling import check_compiler
@@ -35,12 +34,12 @@ def main(argv: list[str]) -> None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     tables, rows = [], []
-    for phase, batch, precision, compiled in settings(config):
-        found = compare(config, phase, batch, precision, compiled=compiled)
-        rows += found
-        tables.append(table(found))
+    for comparison in comparisons(config):
+        compared = compare(config, comparison)
+        rows += compared
+        tables.append(table(comparison, compared))
         print(tables[-1].as_text(), end="\n\n", flush=True)
-    share, encrypted = (None, None) if quick else (data_share(config), ckks_seconds())
+    share = None if quick else data_share(config)
     lines = [
         f"{config.arch}-{config.variant}, {device_name(make_accelerator(config.device).device)}, "
         f"torch {torch.__version__}; ratio: to {REFERENCE}, median over {config.rounds} rounds",
@@ -50,15 +49,10 @@ def main(argv: list[str]) -> None:
             f"data pipeline: {100 * share:.1f} % of an epoch of original is not spent in the "
             "network"
         )
-    if encrypted is not None:
-        lines.append(
-            f"private inference by CKKS: about {encrypted:,.0f} s for the server's first "
-            "convolution on one image, extrapolated from one of its 512 channel products"
-        )
     print("\n".join(lines))
     if config.markdown is not None:
         text = "\n".join([*(t.as_markdown() for t in tables), *(f"- {line}" for line in lines)])
         write_text(config.markdown, text + "\n")
     if config.json is not None:
-        about = {"rows": rows, "data_share": share, "ckks_seconds": encrypted, "about": lines}
+        about = {"rows": rows, "data_share": share, "about": lines}
         write_text(config.json, json.dumps(about, indent=2) + "\n")

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from complexnn.attacks import dss, inversion, keys, roster, substitute
-from complexnn.attacks.evaluation import judged
+from complexnn.attacks import dss, inversion, keys, regression, roster, substitute
+from complexnn.attacks.target import judged
 from complexnn.config import NetConfig, TrainConfig
 from complexnn.config_attack import AttackConfig, Budget
 from complexnn.networks.attack_networks import FeatureDenoiser, PropertyClassifier
@@ -75,12 +75,12 @@ def attacking(config: AttackConfig, net: NetConfig, *, hidden: bool) -> tuple[fl
     shapes, released = _shapes(net), _released(net)
     names = sorted(_trained(attacks, net))
     passes = {name: _pass(name, shapes, released, width, config.capacity) for name in names}
-    seen = spend.steps * config.batch_size  # images that train one network
-    flops = sum(seen * (BACKWARD * cost + encoder) for cost, _ in passes.values())
+    shown = spend.steps * config.batch_size  # images that train one network
+    flops = sum(shown * (BACKWARD * cost + encoder) for cost, _ in passes.values())
     if "query_free" in passes:  # for substitutes, which are trained first
-        flops += substitute.SUBSTITUTES * seen * BACKWARD * sum(counted.flops.values())
+        flops += substitute.SUBSTITUTES * shown * BACKWARD * sum(counted.flops.values())
     if "separator" in passes and dss.of_features(net, released):
-        flops += (dss.PACE - 1) * seen * (BACKWARD * passes["separator"][0] + encoder)
+        flops += (dss.PACE - 1) * shown * (BACKWARD * passes["separator"][0] + encoder)
     for attack in attacks:
         images, draws = judged(config, net, sys.maxsize, slow=attack.slow), config.draws
         if attack.slow:
@@ -91,15 +91,15 @@ def attacking(config: AttackConfig, net: NetConfig, *, hidden: bool) -> tuple[fl
 
 def _trained(attacks: Collection[roster.Attack], net: NetConfig) -> set[str]:
     """Names of the networks that attacks train, those included which recover features."""
-    found = {name for attack in attacks for name in attack.needs}
-    found |= {"query_free" for attack in attacks if "query-free" in attack.name}
-    found |= {a.name for a in attacks if a.family == "property" and not a.name.endswith("-nn")}
+    names = {name for attack in attacks for name in attack.needs}
+    names |= {"query_free" for attack in attacks if "query-free" in attack.name}
+    names |= {a.name for a in attacks if a.family == "property" and not a.name.endswith("-nn")}
     if net.parts == 1:
-        return {"released_decoder" if name == "feature_decoder" else name for name in found}
+        return {"released_decoder" if name == "feature_decoder" else name for name in names}
     by_key = ("feature_decoder", "property features", "property reconstructions")
-    if found.intersection(by_key):
-        found |= {"regressor", "judge"}
-    return found
+    if names.intersection(by_key):
+        names |= {"regressor", "critic"}
+    return names
 
 
 def _plain(net: NetConfig) -> NetConfig:
@@ -136,8 +136,8 @@ def _networks(
     def decoder(images: int) -> Callable[[], nn.Module]:
         return partial(inversion.make_released_decoder, net, released, images=images, width=width)
 
-    def classifier(seen: int) -> Callable[[], nn.Module]:
-        return partial(PropertyClassifier, seen, net.num_classes, width=width)
+    def classifier(maps: int) -> Callable[[], nn.Module]:
+        return partial(PropertyClassifier, maps, net.num_classes, width=width)
 
     single = partial(inversion.make_feature_decoder, net, released, width=width), one, 1
     of_images = classifier(net.in_channels), (1, net.in_channels, *net.image_size), 1
@@ -145,7 +145,7 @@ def _networks(
     if dss.of_features(net, released):
         features = round(capacity * dss.WIDTH)
         separator = partial(dss.make_feature_denoiser, released, width=max(1, features)), one, 1
-    regressor = partial(keys.make_regressor, net, released)
+    regressor = partial(regression.make_regressor, net, released)
     return {
         "released_decoder": (decoder(queries), every, queries),
         "query_free": (decoder(queries), every, queries),
@@ -154,7 +154,7 @@ def _networks(
         "denoiser": single,
         "separator": separator,
         "regressor": (regressor, (1, parts, *released), queries),
-        "judge": (partial(Critic, channels, tuple(size)), (3, *released), 1),
+        "critic": (partial(Critic, channels, tuple(size)), (3, *released), 1),
         "property images": of_images,
         "property reconstructions": of_images,
         "property dss": of_images,

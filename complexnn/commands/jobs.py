@@ -1,330 +1,225 @@
-"""Commands side by side: what each waits for, where it runs, and an orderly end of them all.
-
-A command's output goes to a log of its own. The log is locked while the command runs, by the
-command itself: where a campaign was killed and its commands were not, the next one waits for them.
-"""
+"""The lines of a campaign as jobs: parsed, looked up in the run folders, and put in order."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections import Counter, defaultdict
+import dataclasses
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
-from complexnn.runs.progress import (
-    Interrupted,
-    deferred_signals,
-    duration,
-)
+from complexnn.attacks import evaluation
+from complexnn.commands.app import parse
+from complexnn.commands.attack import check_control
+from complexnn.commands.measure import MEASUREMENTS
+from complexnn.config import DataConfig, InputError, NetConfig, TrainConfig
+from complexnn.config_attack import AttackConfig, results_of
+from complexnn.config_io import MAY_CHANGE, command, from_dict
+from complexnn.data import datasets
+from complexnn.runs import checkpoint, results
+from complexnn.runs.progress import track
 
-POLL = 0.1  # seconds between two looks at what runs
-WORTH = 60.0  # seconds: what needs more time than is left is not started for less
-WAITING, RUNNING, DONE, FAILED, SKIPPED, LEFT = (
-    "waiting", "running", "done", "failed", "skipped", "left for the next time",
-)  # fmt: skip
+_planned = cache(datasets.plan)  # to list a folder of 50,000 images takes seconds
 
 
 @dataclass(frozen=True)
-class Command:
-    """A process to run. ``after`` and ``needs`` are places of other commands in the list."""
+class Job:
+    """One command, resolved."""
 
-    name: str  # a few words
-    shown: str  # all of it
-    argv: tuple[str, ...]
-    log: Path
-    seconds: float = 0.0  # estimated
-    kind: str = ""  # estimates of one kind are wrong by one factor
-    after: frozenset[int] = frozenset()  # these must have ended
-    needs: frozenset[int] = frozenset()  # these must have succeeded
+    words: tuple[str, ...]  # script and flags, as they will be run
+    config: TrainConfig | AttackConfig | None  # None: a report, a measurement
+    data: DataConfig | None = None
+    net: NetConfig | None = None  # what is trained, or attacked
     finished: bool = False
-    goes_on: bool = False  # ended early, it loses nothing: the next time it goes on from there
-    anywhere: bool = False  # it takes --device
-    loud: bool = False  # what it prints is shown when it is done
+    reads: frozenset[Path] = frozenset()  # runs
+    writes: frozenset[Path] = frozenset()
+
+    @property
+    def name(self) -> str:
+        """Script and run, in a few words."""
+        if self.config is not None:
+            about = [self.config.attack] if isinstance(self.config, AttackConfig) else []
+            return " ".join([self.words[0], *about, str(self.config.run_dir)])
+        return " ".join(
+            [self.words[0], *(map(str, self.writes) if self.writes else self.words[1:2])]
+        )
+
+    @property
+    def is_report(self) -> bool:
+        return self.words[0] == "report"
+
+    @property
+    def shown(self) -> list[str]:
+        """Its words as in the campaign's list, which leaves out how trainings go on."""
+        words = list(self.words)
+        return words[:-2] if words[-2:] == ["--resume", "auto"] else words
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What commands may use together."""
-
-    slots: int = 1  # of them at once
-    threads: int = 1  # each
-    devices: tuple[str, ...] = ()  # over which they are spread
-    end: float = float("inf")  # on the clock of time.monotonic
+# --------------------------------------------------------------------------------- parsing
 
 
-@dataclass(frozen=True)
-class Running:
-    process: subprocess.Popen
-    started: float
-    device: str | None
-    offset: int  # where its output begins in the log
+def resolve(
+    lines: Sequence[str], *, data_dir: Path | None = None, device: str = "auto"
+) -> list[Job]:
+    """Parse every command; equal ones run once.
 
-
-def run_all(commands: Sequence[Command], limits: Limits) -> int:
-    """Run ``commands`` as far as the limits allow, and sum up what became of them.
-
-    Returns the exit status: 2 if all that failed can be mended by the user, 1 if something else
-    did, else 0.
+    Args:
+        data_dir: of commands that do not say.
+        device: of commands that do not say.
 
     Raises:
-        Interrupted: a signal asked for an end; all that ran had time to save.
+        InputError: a line that is no command, wrong flags, a victim that nothing trains.
     """
-    queue = Queue(commands, limits)
-    try:
-        with deferred_signals() as stop:
-            while queue.going_on():
-                queue.step(stop=stop.number is not None)
-                time.sleep(POLL)
-    except BaseException as error:
-        second_interrupt = isinstance(error, KeyboardInterrupt)
-        queue.end(signal.SIGKILL if second_interrupt else signal.SIGTERM)
-        raise
-    queue.sum_up()
-    if stop.number is not None:
-        raise Interrupted("stopped; start the campaign again to go on", stop.number)
-    statuses = set(queue.failed.values())
-    return (2 if statuses == {2} else 1) if statuses else 0
-
-
-class Queue:
-    """Where each command stands."""
-
-    def __init__(self, commands: Sequence[Command], limits: Limits) -> None:
-        self.commands, self.limits = commands, limits
-        self.states = [DONE if command.finished else WAITING for command in commands]
-        self.running: dict[int, Running] = {}
-        self.failed: dict[int, int] = {}  # exit statuses
-        self.said: set[int] = set()  # commands that another campaign was seen to run
-        self.began = time.monotonic()
-        self.stopping = False
-        # Of each kind, seconds that took commands done in this session, and their estimates.
-        self.measured: defaultdict[str, float] = defaultdict(float)
-        self.estimated: defaultdict[str, float] = defaultdict(float)
-        for number, command in enumerate(commands):
-            if command.finished:
-                self.say(number, f"finished: {command.name}", count=False)
-
-    def going_on(self) -> bool:
-        return WAITING in self.states or RUNNING in self.states
-
-    def step(self, *, stop: bool) -> None:
-        """See what has ended, and start what can be started, or ask everything to end."""
-        self._reap()
-        if stop or time.monotonic() >= self.limits.end:
-            self._stop()
+    defaults = {"--data-dir": str(data_dir)} if data_dir is not None else {}
+    defaults |= {"--device": device} if device != "auto" else {}
+    jobs: list[Job] = []
+    trained: dict[Path, Job] = {}
+    different = list(dict.fromkeys(line.strip() for line in lines))
+    for line in track(different, len(different), "checking commands", every=5.0):
+        if not line or line.startswith("#"):
+            continue
+        script, *flags = shlex.split(line)
+        if script == "report":
+            jobs.append(Job((script, *flags), None))
+            continue
+        if script not in ("train.py", "attack.py", *MEASUREMENTS):
+            expected = f"train.py, attack.py, {', '.join(MEASUREMENTS)} or report"
+            raise InputError(f"expected {expected}, got: {line}")
+        for flag, value in defaults.items():
+            flags += [] if given(flag, flags) else [flag, value]
+        if script == "train.py":
+            job = _training(flags)
+            trained[job.config.run_dir] = job
+        elif script == "attack.py":
+            job = _attacking(flags, trained, [job.config for job in jobs])
         else:
-            self._drop()
-            self._start_what_fits()
-
-    # ------------------------------------------------------------------------------- starting
-
-    def _ready(self) -> list[int]:
-        """Commands that wait for no other one."""
-        return [
-            number
-            for number, command in enumerate(self.commands)
-            if self.states[number] == WAITING
-            and not {self.states[n] for n in command.after | command.needs} & {WAITING, RUNNING}
-        ]
-
-    def _drop(self) -> None:
-        """Give up what needs a command that was not done, and in turn what needs that."""
-        for number, command in enumerate(self.commands):
-            missed = [n for n in command.needs if self.states[n] in (FAILED, SKIPPED, LEFT)]
-            if self.states[number] != WAITING or not missed:
-                continue
-            broken = [n for n in missed if self.states[n] in (FAILED, SKIPPED)]
-            self.states[number] = SKIPPED if broken else LEFT
-            cause = min(broken or missed)
-            why = f"needs [{cause + 1}], {self.states[cause]}"
-            self.say(number, f"{self.states[number]}: {command.name}: {why}", error=bool(broken))
-
-    def _start_what_fits(self) -> None:
-        """Start what will be finished in time and, where nothing of that is left to fill a slot, a
-        part of what will not but goes on the next time."""
-        for may_start in (self._fits, self._is_worth_beginning):
-            for number in self._ready():
-                if len(self.running) < self.limits.slots and may_start(number):
-                    self._start(number)
-        if self.running:
-            return
-        for number in self._ready():  # nothing is to come that would change this
-            if not self._fits(number):
-                self.states[number] = LEFT
-                needed = f"would take about {duration(self._expected(number))}"
-                self.say(number, f"{LEFT}: {self.commands[number].name}: {needed}", count=False)
-
-    def _fits(self, number: int) -> bool:
-        return time.monotonic() + self._expected(number) <= self.limits.end
-
-    def _is_worth_beginning(self, number: int) -> bool:
-        return self.commands[number].goes_on and time.monotonic() + WORTH <= self.limits.end
-
-    def _expected(self, number: int) -> float:
-        """Seconds that a command takes: its estimate, mended by what was measured so far."""
-        command = self.commands[number]
-        kind = command.kind if self.estimated[command.kind] else None
-        if kind is not None:
-            return command.seconds * self.measured[kind] / self.estimated[kind]
-        total = sum(self.estimated.values())
-        return command.seconds * (sum(self.measured.values()) / total if total else 1.0)
-
-    def _start(self, number: int) -> None:
-        command, device = self.commands[number], self._device()
-        given = ("--device", device) if device and command.anywhere else ()
-        argv = [*command.argv, *given]
-        threads = {"OMP_NUM_THREADS": str(self.limits.threads)}
-        try:
-            command.log.parent.mkdir(parents=True, exist_ok=True)
-            with command.log.open("ab") as log:
-                if not _locked(log):
-                    self._wait_for_other(number)
-                    return
-                about = " ".join([time.strftime("# %Y-%m-%d %H:%M:%S"), command.shown, *given])
-                log.write(about.encode() + b"\n")
-                log.flush()
-                offset = log.tell()  # now: the command moves it on
-                process = subprocess.Popen(
-                    argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                    env=os.environ | threads,
-                    start_new_session=True,  # Ctrl-C is for us to pass on
-                )  # fmt: skip
-        except OSError as error:
-            self._fail(number, 2, f"cannot start: {error}")
-            return
-        self.states[number] = RUNNING
-        self.running[number] = Running(process, time.monotonic(), device, offset)
-        self.say(number, f"start: {' '.join([command.shown, *given])} > {command.log}")
-
-    def _wait_for_other(self, number: int) -> None:
-        if number not in self.said:
-            self.said.add(number)
-            self.say(number, f"waits: another campaign runs {self.commands[number].name}")
-
-    def _device(self) -> str | None:
-        """The device that the fewest commands run on."""
-        busy = Counter(running.device for running in self.running.values())
-        return min(self.limits.devices, key=lambda device: busy[device], default=None)
-
-    # --------------------------------------------------------------------------------- ending
-
-    def _reap(self) -> None:
-        for number, running in list(self.running.items()):
-            status = running.process.poll()
-            if status is None:
-                continue
-            del self.running[number]
-            command, took = self.commands[number], time.monotonic() - running.started
-            if status == 0:
-                self.states[number] = DONE
-                self.measured[command.kind] += took if command.seconds else 0.0
-                self.estimated[command.kind] += command.seconds
-                self.say(number, f"done in {duration(took)}: {command.name}")
-                if command.loud:
-                    say(_text(command.log, running.offset))
-            elif self.stopping and status in (128 + signal.SIGTERM, -signal.SIGTERM):
-                self.states[number] = LEFT
-                reason = _last_line(command.log, running.offset)
-                self.say(number, f"stopped after {duration(took)}: {command.name}: {reason}")
-            else:
-                how = f"status {status}" if status > 0 else f"killed by signal {-status}"
-                reason = _last_line(command.log, running.offset)
-                self._fail(number, status, f"{how} after {duration(took)}: {reason}")
-
-    def _fail(self, number: int, status: int, reason: str) -> None:
-        self.states[number], self.failed[number] = FAILED, status
-        self.say(number, f"failed: {self.commands[number].name}: {reason}", error=True)
-
-    def _stop(self) -> None:
-        """Start nothing more, and ask what runs to save its state and end."""
-        if self.stopping:
-            return
-        self.stopping = True
-        self.states = [LEFT if state == WAITING else state for state in self.states]
-        for running in self.running.values():
-            running.process.terminate()
-        if self.running:
-            say(f"stopping; {len(self.running)} running commands save their state")
-
-    def end(self, number: int) -> None:
-        """End what runs by a signal, and wait for it."""
-        for running in self.running.values():
-            if number == signal.SIGKILL:  # with the processes that read its images
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(running.process.pid, number)
-            else:
-                running.process.send_signal(number)
-        for running in self.running.values():
-            running.process.wait()
-
-    # -------------------------------------------------------------------------------- telling
-
-    def say(self, number: int, what: str, *, count: bool = True, error: bool = False) -> None:
-        line = f"[{number + 1}/{len(self.commands)}] {what}"
-        if count:
-            done = f"{self.states.count(DONE)} of {len(self.states)} done"
-            left = f", about {duration(self._left())} left" if self.going_on() else ""
-            line += f" ({len(self.running)} running, {done}{left})"
-        say(line, error=error)
-
-    def _left(self) -> float:
-        """Seconds until all is done: no less than the longest command takes."""
-        now = time.monotonic()
-        each = [self._expected(n) for n, state in enumerate(self.states) if state == WAITING]
-        each += [
-            max(0.0, self._expected(number) - (now - running.started))
-            for number, running in self.running.items()
-        ]
-        return max([sum(each) / self.limits.slots, *each])
-
-    def sum_up(self) -> None:
-        """How many commands ended how, and again what failed, for who comes back in the morning."""
-        counts = Counter(self.states)
-        parts = [f"{counts[s]} {s}" for s in (DONE, FAILED, SKIPPED, LEFT) if counts[s]]
-        took = duration(time.monotonic() - self.began)
-        count = f"{len(self.states)} command{'s' if len(self.states) > 1 else ''}"
-        say(f"{count}: {', '.join(parts)}; {took}")
-        for number in sorted(self.failed):
-            command = self.commands[number]
-            say(f"failed: {command.shown}; see {command.log}", error=True)
+            job = _measuring(script, flags, trained)
+        jobs.append(job)
+    if not jobs:
+        raise InputError("no commands on standard input; see scripts/*.sh for campaigns")
+    return jobs
 
 
-def say(line: str, *, error: bool = False) -> None:
-    """Print at once; a full disk, if that is where it goes, ends nothing."""
+def given(flag: str, words: Sequence[str]) -> bool:
+    """Whether a command sets a flag, as ``--flag value`` or ``--flag=value``."""
+    return any(word.partition("=")[0] == flag for word in words)
+
+
+def _training(flags: list[str]) -> Job:
+    config = parse(TrainConfig, list(flags), "train.py")
+    folder, finished = config.run_dir, False
+    if (folder / "config.json").is_file():
+        saved = from_dict(TrainConfig, results.read_config(folder))
+        before, now = (command(c, leave_out=MAY_CHANGE) for c in (saved, config))
+        if before != now:
+            raise InputError(
+                f"{folder} holds another run ({before}) than {now}: remove or rename it"
+            )
+        tested = [r["name"] for r in results.read_rows(folder / "results.jsonl")]
+        finished = saved.epochs >= config.epochs and "task" in tested
+    words = ("train.py", *flags, "--resume", "auto")
+    writes = frozenset({folder})
+    return Job(words, config, config.data, _sized(config), finished, frozenset(), writes)
+
+
+def _attacking(flags: list[str], trained: dict[Path, Job], before: Sequence[Any]) -> Job:
+    config = parse(AttackConfig, list(flags), "attack.py")
+    words = ("attack.py", *flags)
+    weights = config.victim / "model.safetensors"
+    if config.victim in trained:
+        data_config, net = trained[config.victim].data, trained[config.victim].net
+    elif weights.is_file():
+        saved = from_dict(TrainConfig, results.read_config(config.victim))
+        data_config, net = saved.data, saved.net
+    else:
+        raise InputError(f"no command trains {config.victim}, which is to be attacked")
+    if config.control is not None:
+        check_control(config.control, _network(config.control, trained))
+    finished = weights.is_file() and _is_trained(config.victim, trained)
+    if finished:
+        victim_hash = checkpoint.sha256(weights)
+        finished = evaluation.done(config, net, victim_hash, hidden=hidden(data_config))
+    reads, writes = {config.victim}, {config.run_dir}
+    if config.control is not None:  # it gets the same attacks, unless it had them
+        kept = config.output_dir and config.output_dir / "control"
+        attacks = [c for c in before if isinstance(c, AttackConfig)]
+        covered = any(evaluation.covers(earlier, config) for earlier in attacks)
+        reads |= {config.control, results_of(config.control)}
+        writes |= set() if covered else {kept or results_of(config.control)}
+    return Job(words, config, data_config, net, finished, frozenset(reads), frozenset(writes))
+
+
+def _measuring(script: str, flags: list[str], trained: dict[Path, Job]) -> Job:
+    config = parse(MEASUREMENTS[script].config, list(flags), f"python -m complexnn.{script}")
+    finished = _is_trained(config.victim, trained) and results.measured(config, script)
+    reads, writes = frozenset({config.victim}), frozenset({results_of(config.victim)})
+    return Job((script, *flags), None, None, None, finished, reads, writes)
+
+
+def _network(folder: Path, trained: dict[Path, Job]) -> NetConfig:
+    """The network that is trained into ``folder``, or was before."""
+    if folder in trained:
+        return trained[folder].net
+    return from_dict(TrainConfig, results.read_config(folder)).net
+
+
+def _is_trained(victim: Path, trained: dict[Path, Job]) -> bool:
+    """Whether the victim is what it will be when it is its turn."""
+    return victim not in trained or trained[victim].finished
+
+
+def hidden(data_config: DataConfig) -> bool:
+    """Whether the images have classes or attributes that the network is not trained on."""
+    return data_config.groups is not None or data_config.dataset == "celeba"
+
+
+def looked_at(config: DataConfig) -> tuple[int, tuple[int, int, int], int]:
+    """:func:`complexnn.data.datasets.plan`; a folder is listed once for all its groupings."""
+    count, shape, labels = _planned(dataclasses.replace(config, groups=None, limit_train=None))
+    return min(count, config.limit_train or count), shape, labels
+
+
+def _sized(config: TrainConfig) -> NetConfig:
+    """The network with the images that it will get, where they can be looked at."""
     try:
-        print(line, file=sys.stderr if error else sys.stdout, flush=True)
-    except OSError as failure:
-        if failure.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+        _, (channels, *size), labels = looked_at(config.data)
+    except InputError:
+        return config.net
+    each = {"in_channels": channels, "mean": (0.5,) * channels, "std": (0.25,) * channels}
+    return dataclasses.replace(config.net, image_size=tuple(size), num_classes=labels, **each)
 
 
-def _locked(log: BinaryIO) -> bool:
-    """Whether the log is ours, and the command's that gets it, until that ends."""
-    try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass  # a file system without locks, as some of clusters are
-    return True
+# ----------------------------------------------------------------------------------- order
 
 
-def _text(log: Path, offset: int) -> str:
-    with log.open("rb") as file:
-        file.seek(offset)
-        return file.read().decode(errors="replace").rstrip("\n")
+def waits(jobs: Sequence[Job]) -> list[tuple[frozenset[int], frozenset[int]]]:
+    """For each job, the earlier ones that must have ended before it starts, and those of them that
+    must have succeeded: the trainings of what it reads.
+
+    It waits for those that write what it uses, or read what it writes, so that all find what they
+    would find one after the other. A report waits for everything before it.
+    """
+    folders = [[{f.resolve() for f in used} for used in (job.reads, job.writes)] for job in jobs]
+    waiting = []
+    for number, (job, (reads, writes)) in enumerate(zip(jobs, folders, strict=True)):
+        after, needs = set(), set()
+        for other, (read, written) in enumerate(folders[:number]):
+            if job.is_report or written & (reads | writes) or read & writes:
+                after.add(other)
+            if jobs[other].words[0] == "train.py" and written & reads:
+                needs.add(other)
+        waiting.append((frozenset(after), frozenset(needs)))
+    return waiting
 
 
-def _last_line(log: Path, offset: int) -> str:
-    """The last thing that a command said, and where the rest is."""
-    lines = _text(log, offset).split("\n")
-    return f"{lines[-1].strip() or 'it said nothing'}; see {log}"
+def together(jobs: Sequence[Job]) -> list[list[int]]:
+    """Jobs in groups that do not wait for each other, for machines of their own; no reports."""
+    groups: list[set[int]] = []
+    for number, (after, needs) in enumerate(waits(jobs)):
+        if not jobs[number].is_report:
+            met = [group for group in groups if group & (after | needs)]
+            groups = [group for group in groups if group not in met]
+            groups.append({number}.union(*met))
+    return sorted(map(sorted, groups))

@@ -3,6 +3,10 @@
 ``checkpoints/MANIFEST.json`` lists each file's path, bytes, sha256, configuration, metrics and
 mirrors, and the command that makes each run of which only rows are here. Nothing is used before its
 hash was checked. ``... publish RUN ...`` adds finished runs.
+
+A mirror is the URL of one file. It is added by hand: copy the file to a web server and write its
+URL into the ``mirrors`` of its entry. ``download`` tries mirrors from first to last and keeps the
+first file whose sha256 is the entry's, so a mirror need not be trusted.
 """
 
 from __future__ import annotations
@@ -147,9 +151,10 @@ def publish(config: CheckpointsConfig) -> None:
     entries, commands = read_manifest(config.folder), read_commands(config.folder)
     names = [_check(run_folder, config.root) for run_folder in runs]  # all, before any is copied
     for name, run_folder in zip(names, runs, strict=True):
-        entries = {k: e for k, e in entries.items() if k != name and not k.startswith(name + "/")}
+        before = {k: e for k, e in entries.items() if k == name or k.startswith(name + "/")}
+        entries = {k: e for k, e in entries.items() if k not in before}
         commands.pop(name, None)
-        entries |= _publish(config, run_folder, name)
+        entries |= _publish(config, run_folder, name, before)
         if not config.weights:
             trained = from_dict(TrainConfig, results.read_config(run_folder))
             commands[name] = command(trained, leave_out=("resume", "overwrite", "device"))
@@ -225,8 +230,10 @@ def _check(source: Path, root: Path) -> str:
     return source.resolve().relative_to(root.resolve()).as_posix()
 
 
-def _publish(config: CheckpointsConfig, source: Path, name: str) -> dict[str, dict[str, Any]]:
-    """Copy one run; its manifest entries."""
+def _publish(
+    config: CheckpointsConfig, source: Path, name: str, before: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Copy one run; its manifest entries. A file that is as it was ``before`` keeps its mirrors."""
     rows, weights, target = _rows(source), source / "model.safetensors", config.folder / name
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -248,6 +255,9 @@ def _publish(config: CheckpointsConfig, source: Path, name: str) -> dict[str, di
             checkpoint.save_tensors(copy, half, about)
             fitted = {"validation loss": round(about["fit"]["validation"], 6)}
             entries[f"{name}/{file.stem}"] = _entry(config.folder, copy, fitted)
+    for key in entries.keys() & before.keys():
+        if entries[key]["sha256"] == before[key]["sha256"]:
+            entries[key]["mirrors"] = before[key]["mirrors"]
     return entries
 
 

@@ -1,0 +1,1 @@
+"""Data sets and their splits; images in memory or on disk; tasks made of labels."""

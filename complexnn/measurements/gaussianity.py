@@ -21,8 +21,8 @@ from torch import Tensor
 
 from complexnn import metrics
 from complexnn.attacks.fitting import Knowledge
-from complexnn.attacks.keys import measure_statistics
-from complexnn.config import at_least, check_numbers
+from complexnn.attacks.whitening import measure_channels
+from complexnn.config import InputError, NetConfig, at_least, check_numbers
 from complexnn.data.images import Dataset
 from complexnn.networks.splitnet import SplitNet
 from complexnn.rotation import functional as cF
@@ -62,6 +62,16 @@ class GaussianityConfig:
     def measured_as(self) -> tuple[Any, ...]:
         """What its numbers depend on."""
         return self.images, self.seed
+
+
+def check(victim: Path, net: NetConfig) -> None:
+    """Refuse a network that rotates nothing.
+
+    Raises:
+        InputError: a network without parts.
+    """
+    if net.parts == 1:
+        raise InputError(f"{victim} is {net.label}: measure a network of kind complex")
 
 
 def standardised(samples: Tensor) -> Tensor:
@@ -112,7 +122,7 @@ def evaluate(
     images and parts, beside as many independent Gaussian numbers."""
     rng = random_for("evaluation", config.seed)
     knowledge = Knowledge(net.eval(), dataset.train, dataset.validation, device)
-    known = measure_statistics(knowledge, rng)
+    known = measure_channels(knowledge, rng)
     chosen = torch.randperm(len(dataset.test), generator=rng)[: config.images]
     test, size = dataset.test.subset(chosen), eval_batch(net.config.dim)
     each: dict[str, list[Tensor]] = {}  # a number for every image or part, by measure and what of

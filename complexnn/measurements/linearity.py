@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from complexnn.config import InputError, at_least, check_numbers
+from complexnn.config import InputError, NetConfig, at_least, check_numbers
 from complexnn.data import tasks
 from complexnn.data.images import Dataset
 from complexnn.networks.splitnet import SplitNet
@@ -62,6 +62,18 @@ class LinearityConfig:
     def measured_as(self) -> tuple[Any, ...]:
         """What its numbers depend on."""
         return self.maps, self.seed
+
+
+def check(victim: Path, net: NetConfig) -> None:
+    """Refuse a network whose server has no matrix to be measured by.
+
+    Raises:
+        InputError: a network that is not rotated, or one with complex weights.
+    """
+    if net.kind != "complex" or net.weights != "real":
+        raise InputError(
+            f"{victim} is {net.label}: measure a network of kind complex whose weights are real"
+        )
 
 
 def under_others(processing: nn.Module, group: Tensor, queries: Tensor) -> Tensor:

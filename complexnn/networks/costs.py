@@ -56,18 +56,20 @@ def dissect(config: NetConfig) -> Anatomy:
     per_query = {"encoder": 1, "processing": queries, "decoder": 1}
     flops, activations = {}, {}
     for name in STRETCHES:
-        module, seen = getattr(net, name), []
+        module, outputs = getattr(net, name), []
         hooks = [
-            layer.register_forward_hook(lambda _, args, out, seen=seen: seen.append(out.numel()))
+            layer.register_forward_hook(
+                lambda _, args, output, outputs=outputs: outputs.append(output.numel())
+            )
             for layer in module.modules()
-            if isinstance(layer, _WEIGHTED) or hasattr(layer, "imag")
+            if isinstance(layer, _WEIGHTED) or hasattr(layer, "imag")  # ComplexConv2d, -Linear
         ]
         with FlopCounterMode(display=False) as counter:
             module(inputs[name])
         for hook in hooks:
             hook.remove()
         flops[name] = counter.get_total_flops() / per_query[name]
-        activations[name] = sum(seen) / per_query[name]
+        activations[name] = sum(outputs) / per_query[name]
     return Anatomy(
         {name: sum(p.numel() for p in getattr(net, name).parameters()) for name in STRETCHES},
         flops,

@@ -79,7 +79,9 @@ def _never_negative(model: nn.Module, node: fx.Node) -> bool:
     return node.target in known
 
 
-def _stretch(model: nn.Module, nodes: list[fx.Node], first: fx.Node, last: fx.Node):
+def _stretch(
+    model: nn.Module, nodes: list[fx.Node], first: fx.Node, last: fx.Node
+) -> fx.GraphModule:
     """What computes ``last`` from ``first`` alone, as a module."""
     graph = fx.Graph()
     values = {first: graph.placeholder("x")}

@@ -28,6 +28,8 @@ from complexnn.runs import checkpoint
 
 @dataclass(frozen=True)
 class Architecture:
+    """How one is made, and what the paper says of it."""
+
     make: Callable[..., Topology]
     gate: Gate  # the paper: c = 1 in ResNets, each channel's mean modulus in the others
     variants: tuple[str, ...] = ("alpha",)

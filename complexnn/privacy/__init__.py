@@ -1,4 +1,10 @@
-"""What Gaussian decoys prove, and networks whose linear layers run on a server under that proof."""
+"""What Gaussian decoys prove, and networks whose linear layers run on a server under that proof.
+
+Start with :mod:`~complexnn.privacy.accountant`: ε and δ of one release, exactly, and of many, by
+sums of :mod:`~complexnn.privacy.losses`. Its names are re-exported here.
+:mod:`~complexnn.privacy.offload` spends that guarantee on the linear layers of a network;
+:mod:`~complexnn.privacy.audit` tries to break it. The derivation stands in docs/beyond.md.
+"""
 
 from complexnn.privacy.accountant import MOST as MOST
 from complexnn.privacy.accountant import SMALLEST as SMALLEST

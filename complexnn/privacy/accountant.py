@@ -100,11 +100,12 @@ def delta(epsilon: float, freedom: int, ratio: float) -> float:
         raise InputError(f"epsilon must not be negative, got {epsilon}")
     law = chi2(freedom)
     near, far = _thresholds(ratio / 2 + epsilon, freedom, ratio)
-    found = law.cdf(far) - _times_exp(epsilon, law.cdf(near))
+    without = law.cdf(far) - _times_exp(epsilon, law.cdf(near))
+    there = 0.0
     if 2 * epsilon < ratio:
         near, far = _thresholds(ratio / 2 - epsilon, freedom, ratio)
-        found = max(found, law.sf(near) - _times_exp(epsilon, law.sf(far)))
-    return float(max(found, UNDERFLOW))
+        there = law.sf(near) - _times_exp(epsilon, law.sf(far))
+    return float(max(without, there, UNDERFLOW))
 
 
 def _check(freedom: int, ratio: float) -> None:
@@ -222,8 +223,9 @@ class Accountant:
         if not self.history:
             return false_alarms
         law = _total(*self._steps(), there=True)
-        grid = np.linspace(0, max(0.0, -math.log(false_alarms)), 65)
-        return min(1.0, *(math.exp(e) * false_alarms + law.delta(e) for e in grid))
+        # Every ε gives a bound, so a coarse grid costs sharpness only; beyond log(1 / α) it is 1.
+        epsilons = np.linspace(0, max(0.0, -math.log(false_alarms)), 65)
+        return min(1.0, *(math.exp(e) * false_alarms + law.delta(e) for e in epsilons))
 
     def _steps(self) -> list[tuple[int, float, int]]:
         return sorted((*kind, count) for kind, count in self.history.items())
@@ -291,7 +293,7 @@ def _one(freedom: int, ratio: float, *, there: bool) -> Losses:
         return Losses(np.array([sign * ratio / 2]), np.array([1 - certain]), certain, 0.0)
     loss = _loss(freedom, ratio, there=there)
     quartiles = loss(np.maximum(law.ppf([0.25, 0.75]), 0.0 if there else ratio * (1 + 1e-9)))
-    spread = float(abs(quartiles[1] - quartiles[0])) / 1.35
+    spread = float(abs(quartiles[1] - quartiles[0])) / 1.35  # of a Gaussian, its deviation
     # All losses but the largest finite ones, which together have less than 1e-4 of the mass at
     # infinity; or all but the smallest.
     ends = (law.ppf(1e-15), math.inf) if there else (math.inf, ratio * 1.0001 ** (2 / freedom))
@@ -304,7 +306,8 @@ def _one(freedom: int, ratio: float, *, there: bool) -> Losses:
     low, high = points[:-1], points[1:]
     with np.errstate(divide="ignore"):
         kept = np.exp(low + np.log(others))
-    # So much of each cell at its upper end that both masses are kept, and rounding is outweighed.
+    # So much of each cell at its upper end that both masses are kept: with a share u at the end h
+    # and the rest at l, others = u e^-h + (mass - u) e^-l. The 1e-11 outweighs rounding.
     up = ((1 + 1e-11) * mass - kept) / -np.expm1(low - high)
     up = np.where(kept > mass, mass, up.clip(0, mass))
     mass = np.append(mass - up, 0.0) + np.append(0.0, up)

@@ -5,6 +5,9 @@ group to a known norm, puts k Gaussian decoys beside them, and sends :math:`X = 
 fresh Haar key Q; the server returns :math:`X W^T`, and :math:`Q^T X W^T` holds the answers. Nothing
 of the accuracy is lost but by the clipping; (ε, δ) follows by composition over all calls of layers
 (:mod:`complexnn.privacy`, docs/beyond.md).
+
+:func:`offload` makes a :class:`RemoteNetwork` of an ordinary one, and a :class:`RemoteLayer` of
+each linear layer; :mod:`complexnn.privacy.audit` attacks what they send.
 """
 
 from __future__ import annotations
@@ -23,8 +26,9 @@ from complexnn.config import InputError
 from complexnn.rotation import functional as cF
 from complexnn.rotation.fused import exactly
 
-Listener = Callable[[Tensor, Tensor, "Layer"], None]  # what was sent, the inputs behind it
-FORWARDS = (nn.Linear.forward, nn.Conv2d.forward)  # a subclass with another may do anything
+# Called with what one call sent, (d + k, N), and the clipped inputs behind it, (d, N).
+Observer = Callable[[Tensor, Tensor, "RemoteLayer"], None]
+LINEAR = (nn.Linear.forward, nn.Conv2d.forward)  # a subclass with another forward may do anything
 
 
 class Guarantee(NamedTuple):
@@ -35,17 +39,21 @@ class Guarantee(NamedTuple):
     ratio: float  # r, of squared norm to the decoys' variance: smaller costs precision, not work
 
 
+# ε = 1 and δ = 1e-6 are usual values, δ under one over the number of images of our data sets;
+# strict leaves room for queries that are sent again. r: so much noise that up to twenty layers need
+# 4 to 6 degrees of freedom (at r = 1, private takes 208 for twenty), so little that float32 bears
+# it: an answer's rounding error grows as √(N/r), docs/beyond.md.
 PRESETS = {"private": Guarantee(1.0, 1e-6, 1e-3), "strict": Guarantee(0.1, 1e-9, 1e-4)}
 
 
-class Call(NamedTuple):
+class CallSize(NamedTuple):
     """Numbers of one query in one call of a layer."""
 
     inputs: int
     outputs: int
 
 
-class Layer(nn.Module):
+class RemoteLayer(nn.Module):
     """A linear layer whose matrix product runs on the server.
 
     Args:
@@ -65,12 +73,12 @@ class Layer(nn.Module):
         generator: Generator | None,
         *,
         bound: float,
-        calls: list[Call],
+        calls: list[CallSize],
     ) -> None:
         super().__init__()
         self.layer, self.freedom, self.ratio, self.generator = layer, freedom, ratio, generator
         self.bound, self.calls = bound, calls
-        self.listener: Listener | None = None
+        self.observer: Observer | None = None
 
     def decoys(self, inputs: int) -> int:
         """k = N + m - 1, for inputs of N numbers."""
@@ -82,20 +90,21 @@ class Layer(nn.Module):
         return self.bound**2 / self.ratio
 
     def forward(self, x: Tensor) -> Tensor:
-        _refuse_broken(x, f"the input of {self.layer} for query")
+        _refuse_not_finite(x, f"the input of {self.layer} for query")
         # Autocast would round key, decoys and what is sent to a few bits.
         with exactly(x):
-            return self._offloaded(cF.at_least_float32(x)).to(x.dtype)
+            return self._ask_server(cF.at_least_float32(x)).to(x.dtype)
 
-    def _offloaded(self, x: Tensor) -> Tensor:
-        rows = self.clipped(x)
-        noise = cF.normal((self.decoys(rows.shape[1]), rows.shape[1]), self.generator).to(rows)
-        behind = torch.cat([rows, self.variance**0.5 * noise])
-        key = cF.draw_rotations(1, len(behind), self.generator)[0].to(rows)
-        sent = key @ behind
-        if self.listener is not None:
-            self.listener(sent, rows, self)
-        returned = self._serve(sent.view(-1, *x.shape[1:]))
+    def _ask_server(self, x: Tensor) -> Tensor:
+        """Hide the inputs in a rotated group, send it, and take the answers out of what returns."""
+        inputs = self.clipped(x)
+        noise = cF.normal((self.decoys(inputs.shape[1]), inputs.shape[1]), self.generator)
+        group = torch.cat([inputs, self.variance**0.5 * noise.to(inputs)])
+        key = cF.draw_rotations(1, len(group), self.generator)[0].to(inputs)
+        sent = key @ group
+        if self.observer is not None:
+            self.observer(sent, inputs, self)
+        returned = self._on_server(sent.view(-1, *x.shape[1:]))
         answers = (key[:, : len(x)].mT @ returned.flatten(1)).view(len(x), *returned.shape[1:])
         bias = self.layer.bias
         if bias is None:
@@ -107,12 +116,13 @@ class Layer(nn.Module):
         one above it."""
         rows = x.flatten(1)
         norms = _norms(x)
+        # The scaled row is rounded to x's precision, its norm's sum of N squares to float64's.
         slack = torch.finfo(x.dtype).eps + rows.shape[1] * torch.finfo(torch.float64).eps
         factor = self.bound * (1 - slack) / norms.clamp(min=1e-300)
         scaled = (metrics.double(rows) * factor.unsqueeze(1)).to(rows)
         return torch.where((norms > self.bound).to(x.device).unsqueeze(1), scaled, rows)
 
-    def _serve(self, sent: Tensor) -> Tensor:
+    def _on_server(self, sent: Tensor) -> Tensor:
         """The server's work: the layer without its bias."""
         layer, weight = self.layer, self.layer.weight.to(sent.dtype)
         if isinstance(layer, nn.Linear):
@@ -125,7 +135,7 @@ def _norms(x: Tensor) -> Tensor:
     return metrics.double(x.flatten(1)).norm(dim=1)
 
 
-def _refuse_broken(x: Tensor, what: str) -> None:
+def _refuse_not_finite(x: Tensor, what: str) -> None:
     """Under one key, NaN and infinity would break every answer of the group."""
     broken = (~x.flatten(1).isfinite().all(dim=1)).nonzero().flatten().tolist()
     if broken:
@@ -135,7 +145,7 @@ def _refuse_broken(x: Tensor, what: str) -> None:
         )
 
 
-class Offloaded(nn.Module):
+class RemoteNetwork(nn.Module):
     """A network whose linear layers run on the server: what :func:`offload` returns.
 
     ``forward`` refuses with :class:`InputError` a query of NaN or infinity, by its index, and a
@@ -146,31 +156,31 @@ class Offloaded(nn.Module):
     def __init__(self, network: nn.Module, guarantee: Guarantee) -> None:
         super().__init__()
         self.network, self.guarantee = network, guarantee
-        self._made: dict[Layer, int] = {}
+        self._made: dict[RemoteLayer, int] = {}  # calls of each layer in this forward
         self._queries = 0
-        for layer in layers(network):
+        for layer in remote_layers(network):
             layer.register_forward_pre_hook(self._count)
 
     @property
     def accountant(self) -> privacy.Accountant:
         """The history of one query that was sent once."""
         accountant = privacy.Accountant()
-        for layer in layers(self.network):
+        for layer in remote_layers(self.network):
             accountant.step(freedom=layer.freedom, ratio=layer.ratio, releases=len(layer.calls))
         return accountant
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             raise InputError("an offloaded network runs in eval mode only: call eval() first")
-        _refuse_broken(x, "query")
+        _refuse_not_finite(x, "query")
         self._made, self._queries = {}, len(x)
         return self.network(x)
 
-    def _count(self, layer: Layer, given: tuple[Tensor]) -> None:
+    def _count(self, layer: RemoteLayer, given: tuple[Tensor]) -> None:
         """Before a layer's release: is it one that the accountant knows?"""
         made = self._made.get(layer, 0)
         known = layer.calls[made].inputs if made < len(layer.calls) else None
-        _refuse_rows(given[0], self._queries, layer.layer)
+        _refuse_other_count(given[0], self._queries, layer.layer)
         if known != given[0][0].numel():
             raise InputError(
                 f"{layer.layer} is called more often, or with inputs of another size, than on the "
@@ -179,7 +189,7 @@ class Offloaded(nn.Module):
         self._made[layer] = made + 1
 
 
-def _refuse_rows(x: Tensor, queries: int, layer: nn.Module) -> None:
+def _refuse_other_count(x: Tensor, queries: int, layer: nn.Module) -> None:
     if len(x) != queries:
         raise InputError(
             f"{layer} gets {len(x)} inputs for {queries} queries: only a layer that gets one "
@@ -193,7 +203,7 @@ def offload(
     guarantee: Guarantee,
     *,
     generator: Generator | None = None,
-) -> Offloaded:
+) -> RemoteNetwork:
     """A copy of ``module`` that runs its linear layers on the server.
 
     Every call of an ``nn.Linear`` or ``nn.Conv2d`` is a release of each query, and the decoys are
@@ -221,34 +231,34 @@ def offload(
     epsilon, delta, ratio = guarantee
     releases = sum(map(len, calls.values()))
     freedom = privacy.freedom_for(epsilon, delta, ratio, releases=releases)
-    replaced = {
-        m: Layer(m, freedom, ratio, generator, bound=bounds[m], calls=calls[m]) for m in calls
+    remote = {
+        m: RemoteLayer(m, freedom, ratio, generator, bound=bounds[m], calls=calls[m]) for m in calls
     }
-    if copied in replaced:
-        return Offloaded(replaced[copied], guarantee).eval()
+    if copied in remote:
+        return RemoteNetwork(remote[copied], guarantee).eval()
     for name, inner in list(copied.named_modules(remove_duplicate=False)):
-        if inner in replaced:
+        if inner in remote:
             parent, _, child = name.rpartition(".")
-            setattr(copied.get_submodule(parent), child, replaced[inner])
-    return Offloaded(copied, guarantee).eval()
+            setattr(copied.get_submodule(parent), child, remote[inner])
+    return RemoteNetwork(copied, guarantee).eval()
 
 
 @torch.no_grad()
 def _calibrate(
     module: nn.Module, images: Tensor
-) -> tuple[dict[nn.Module, list[Call]], dict[nn.Module, float]]:
+) -> tuple[dict[nn.Module, list[CallSize]], dict[nn.Module, float]]:
     """The calls of each linear layer in one forward, and the largest norm of its inputs."""
-    _refuse_broken(images, "image of the calibration")
-    calls: dict[nn.Module, list[Call]] = {}
+    _refuse_not_finite(images, "image of the calibration")
+    calls: dict[nn.Module, list[CallSize]] = {}
     bounds: dict[nn.Module, float] = {}
 
     def note(layer: nn.Module, given: tuple[Tensor], answer: Tensor) -> None:
-        _refuse_rows(given[0], len(images), layer)
-        _refuse_broken(given[0], f"input of {layer}, for image of the calibration")
-        calls.setdefault(layer, []).append(Call(given[0][0].numel(), answer[0].numel()))
+        _refuse_other_count(given[0], len(images), layer)
+        _refuse_not_finite(given[0], f"input of {layer}, for image of the calibration")
+        calls.setdefault(layer, []).append(CallSize(given[0][0].numel(), answer[0].numel()))
         bounds[layer] = max(bounds.get(layer, 0.0), _norms(given[0]).max().item())
 
-    linear = [m for m in module.modules() if type(m).forward in FORWARDS]
+    linear = [m for m in module.modules() if type(m).forward in LINEAR]
     hooks = [m.register_forward_hook(note) for m in linear]
     module(images)
     for hook in hooks:
@@ -256,9 +266,9 @@ def _calibrate(
     return calls, bounds
 
 
-def layers(module: nn.Module) -> list[Layer]:
-    """The offloaded layers of ``module``, in order."""
-    return [m for m in module.modules() if isinstance(m, Layer)]
+def remote_layers(module: nn.Module) -> list[RemoteLayer]:
+    """Those of ``module``, in order."""
+    return [m for m in module.modules() if isinstance(m, RemoteLayer)]
 
 
 @dataclass(frozen=True)
@@ -271,8 +281,8 @@ class Cost:
     traffic: float  # both ways
 
 
-def cost(layer: Layer, group: int) -> Cost:
-    """What a query of a group of ``group`` costs at ``layer``, over all its calls."""
+def cost_per_query(layer: RemoteLayer, group: int) -> Cost:
+    """What a query of a group of ``group`` queries costs at ``layer``, over all its calls."""
     total = Cost(0.0, 0.0, 0.0, 0.0)
     for inputs, outputs in layer.calls:
         parts = group + layer.decoys(inputs)

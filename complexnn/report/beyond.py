@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from complexnn.config import NetConfig
 from complexnn.config_io import from_dict
-from complexnn.measurements import gaussianity, linearity, offloading
-from complexnn.measurements.offloading import OffloadConfig
+from complexnn.measurements import gaussianity, linearity, remote_network
+from complexnn.measurements.remote_network import OffloadConfig
 from complexnn.networks.costs import dissect
 from complexnn.report.cohorts import trained_alike
 from complexnn.report.notes import NOT_ATTACKED, with_data
@@ -199,7 +199,7 @@ def gaussianity_table(ours: Iterable[Runs]) -> Table:
 
 
 def offload_tables(ours: Iterable[Runs]) -> list[Table]:
-    """What :mod:`complexnn.measurements.offloading` measured on each network."""
+    """What :mod:`complexnn.measurements.remote_network` measured on each network."""
     tables = []
     for runs in ours:
         row = runs.attacked.get("offload")
@@ -209,5 +209,5 @@ def offload_tables(ours: Iterable[Runs]) -> list[Table]:
                 f"Interactive offload of {runs.network} {runs.config.net.label}, {runs.dataset}: "
                 f"{row['images']:,} test images, groups of {guarantee.group_size:,}"
             )
-            tables.append(replace(offloading.table(row["metrics"]), title=title))
+            tables.append(replace(remote_network.table(row["metrics"]), title=title))
     return tables

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -54,42 +54,52 @@ def check_equivariance(
     for parameter in copied.parameters():
         parameter.data.add_(0.1 * cF.normal(tuple(parameter.shape), generator))
 
+    turned = cF.rotate(x, keys)
+    return max(_compare(copied, (x, turned), keys, atol, training=t) for t in (True, False))
+
+
+def _compare(
+    module: nn.Module, inputs: tuple[Tensor, Tensor], keys: Tensor, atol: float, *, training: bool
+) -> float:
+    """The largest error of any call in one mode; raises for the first that is above ``atol``."""
+    plain, turned = (_record(module, x, training) for x in inputs)
     worst = 0.0
-    for training in (True, False):
-        plain = _record(copied, x, training)
-        turned = _record(copied, cF.rotate(x, keys), training)
-        for (name, inputs, output), (_, turned_inputs, turned_output) in zip(
-            plain, turned, strict=True
-        ):
-            error = _error(output, turned_output, keys)
-            broken_before = any(
-                _error(a, b, keys) > atol for a, b in zip(inputs, turned_inputs, strict=True)
-            )
-            if broken_before:  # or a call inside a layer, on features without an axis of parts
-                continue
-            worst = max(worst, error)
-            if error > atol:
-                kind = type(copied.get_submodule(name)).__name__
-                wrong = f"does not commute with rotation, error {error:.3g}, allowed {atol:g}"
-                if not (output.isfinite().all() and turned_output.isfinite().all()):
-                    wrong = "gives NaN or infinity for features with exact zeros"
-                raise EquivarianceError(
-                    f"{name or 'the module itself'} ({kind}) {wrong}, "
-                    f"in {'train' if training else 'eval'} mode"
-                )
-        if not isinstance(plain[-1][2], Tensor):
-            kind = type(plain[-1][2]).__name__
-            raise ValueError(
-                f"{type(module).__name__} returns a {kind}; check one tensor at a time"
-            )
+    for call, twin in zip(plain, turned, strict=True):
+        pairs = zip(call.inputs, twin.inputs, strict=True)
+        if any(_error(a, b, keys) > atol for a, b in pairs):
+            continue  # broken before, or inside a layer, on features without an axis of parts
+        error = _error(call.output, twin.output, keys)
+        worst = max(worst, error)
+        if error > atol:
+            mode = "train" if training else "eval"
+            raise EquivarianceError(f"{_fault(call, twin, error, atol)}, in {mode} mode")
+    if not isinstance(plain[-1].output, Tensor):
+        kind = type(plain[-1].output).__name__
+        raise ValueError(f"{type(module).__name__} returns a {kind}; check one tensor at a time")
     return worst
 
 
-def _record(module: nn.Module, x: Tensor, training: bool) -> list[tuple[str, list, Any]]:
+class _Recorded(NamedTuple):
+    """A call of a module inside another."""
+
+    path: str
+    kind: str
+    inputs: list[Any]
+    output: Any
+
+
+def _fault(call: _Recorded, twin: _Recorded, error: float, allowed: float) -> str:
+    wrong = f"does not commute with rotation, error {error:.3g}, allowed {allowed:g}"
+    if not (call.output.isfinite().all() and twin.output.isfinite().all()):
+        wrong = "gives NaN or infinity for features with exact zeros"
+    return f"{call.path or 'the module itself'} ({call.kind}) {wrong}"
+
+
+def _record(module: nn.Module, x: Tensor, training: bool) -> list[_Recorded]:
     """Run a copy of ``module``; list every call inside it, innermost first, with its inputs and its
     output as they were before later layers worked in place."""
     module = copy.deepcopy(module).train(training)
-    calls: list[tuple[str, list, Any]] = []
+    calls: list[_Recorded] = []
     running: list[list] = []  # inputs of the calls that have begun
 
     def kept(value: Any) -> Any:
@@ -101,7 +111,9 @@ def _record(module: nn.Module, x: Tensor, training: bool) -> list[tuple[str, lis
             with_kwargs=True,
         )
         child.register_forward_hook(
-            lambda _, args, output, name=name: calls.append((name, running.pop(), kept(output)))
+            lambda layer, args, output, name=name: calls.append(
+                _Recorded(name, type(layer).__name__, running.pop(), kept(output))
+            )
         )
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # both runs draw the same dropout masks

@@ -1,0 +1,1 @@
+"""Time and memory of networks, beside other libraries, and as sizes grow."""

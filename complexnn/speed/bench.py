@@ -7,19 +7,16 @@ hits all of them; a ratio is the median over the rounds of the time in that roun
 
 from __future__ import annotations
 
-import gc
 import logging
 import statistics
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from complexnn.config import InputError, NetConfig, Precision, TrainConfig, at_least
 from complexnn.data.images import (
@@ -34,6 +31,7 @@ from complexnn.runs.progress import track
 from complexnn.runs.seeds import random_for
 from complexnn.runs.tables import Table
 from complexnn.speed import competitors
+from complexnn.speed.memory import peak_bytes
 from complexnn.training.compiling import compile_parts
 from complexnn.training.loop import Training, train_step
 
@@ -92,6 +90,32 @@ class BenchConfig:
                     raise InputError(f"quick sets {name} itself; leave one of the two out")
 
 
+class Comparison(NamedTuple):
+    """What all networks do in turns."""
+
+    phase: Phase
+    batch: int
+    precision: Precision
+    compiled: bool
+
+    @property
+    def title(self) -> str:
+        how = "compiled" if self.compiled else "eager"
+        return f"{self.phase}, batch {self.batch}, {self.precision}, {how}"
+
+
+def comparisons(config: BenchConfig) -> list[Comparison]:
+    """The comparisons that ``config`` asks for."""
+    asked = []
+    for compiled in (False, True) if config.compiled else (False,):
+        for precision in config.precisions:
+            for batch in config.batch_sizes:
+                if batch > 1:
+                    asked.append(Comparison("training step", batch, precision, compiled))
+                asked.append(Comparison("inference", batch, precision, compiled))
+    return asked
+
+
 @dataclass
 class Case:
     """One network in one comparison."""
@@ -110,17 +134,17 @@ def cases(config: BenchConfig) -> dict[str, tuple[NetConfig, float]]:
     def net(**settings: Any) -> NetConfig:
         return NetConfig(config.arch, config.variant, image_size=size, **settings)
 
-    found = {
+    networks = {
         "original": (net(kind="original"), 0.0),
         REFERENCE: (net(kind="additional"), 0.0),
         "noisy": (net(kind="noisy"), 0.0),
     }
     for group in ("decoy", "packed"):
         for dim in config.dims:
-            found[f"complex {group} d={dim}"] = (net(dim=dim, group=group), 0.0)
-    found["complex decoy d=2, complex weights"] = (net(weights="complex"), 0.0)
-    found["complex decoy d=2, with critic"] = (net(), TrainConfig().adversarial_weight)
-    return found
+            networks[f"complex {group} d={dim}"] = (net(dim=dim, group=group), 0.0)
+    networks["complex decoy d=2, complex weights"] = (net(weights="complex"), 0.0)
+    networks["complex decoy d=2, with critic"] = (net(), TrainConfig().adversarial_weight)
+    return networks
 
 
 # ---------------------------------------------------------------------------------- measuring
@@ -140,54 +164,9 @@ def measure(built: list[Case], rounds: int, what: str, sync: Callable[[], None])
             case.seconds.append(time.perf_counter() - started)
 
 
-class PeakMemory(TorchDispatchMode):
-    """Bytes of the tensors that are alive at once, at most, among those made inside the block."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alive = self.peak = 0
-        self._seen: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in torch.utils._pytree.tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                self._count(tensor.untyped_storage())
-        return out
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        place = storage._cdata
-        if place in self._seen:
-            return
-        size = storage.nbytes()
-        self._seen.add(place)
-        self.alive += size
-        self.peak = max(self.peak, self.alive)
-        weakref.finalize(storage, self._free, place, size)
-
-    def _free(self, place: int, size: int) -> None:
-        self._seen.discard(place)
-        self.alive -= size
-
-
-def peak_bytes(step: Callable[[], Any], device: torch.device) -> int:
-    """The height of memory during one step, parameters and optimiser not counted."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    with PeakMemory() as counted:
-        step()
-    return counted.peak
-
-
-def compare(
-    config: BenchConfig, phase: Phase, batch: int, precision: Precision, *, compiled: bool
-) -> list[dict[str, Any]]:
+def compare(config: BenchConfig, comparison: Comparison) -> list[dict[str, Any]]:
     """One comparison of every network that fits: rows of numbers."""
+    phase, batch, precision, compiled = comparison
     accelerator = make_accelerator(config.device, precision)
     device = accelerator.device
 
@@ -211,14 +190,13 @@ def compare(
         if compiled:
             compile_parts(net, training=phase == "training step")
     if not compiled and precision == "fp32" and batch > 1:
-        built += _rivals(config, phase, images, labels, accelerator)
-    what = f"{phase}, batch {batch}, {precision}, {'compiled' if compiled else 'eager'}"
-    log.info("%s", what)
-    measure(built, config.rounds, what, sync)
+        built += _competitors(config, phase, images, labels, accelerator)
+    log.info("%s", comparison.title)
+    measure(built, config.rounds, comparison.title, sync)
     if not compiled and batch > 1:
         for case in built:
             case.peak = peak_bytes(case.step, device)
-    return _rows(built, phase, batch, precision, compiled)
+    return _rows(built, comparison)
 
 
 def step_of(
@@ -241,7 +219,7 @@ def step_of(
     return infer
 
 
-def _rivals(
+def _competitors(
     config: BenchConfig, phase: Phase, images: Tensor, labels: Tensor, accelerator: Any
 ) -> list[Case]:
     """Plain PyTorch, and the complex-valued libraries that are installed."""
@@ -252,14 +230,14 @@ def _rivals(
     original = NetConfig(config.arch, config.variant, kind="original", image_size=size)
     flops = sum(dissect(original).flops.values())
     plain = competitors.PlainResNet(int(config.arch.removeprefix("resnet")), 10).to(images.device)
-    found = [Case("plain PyTorch (original)", _plain_step(plain, phase, images, labels), flops)]
+    built = [Case("plain PyTorch (original)", _plain_step(plain, phase, images, labels), flops)]
     double = NetConfig(config.arch, config.variant, weights="complex", image_size=size)
     for name in competitors.LIBRARIES:
         net = competitors.with_library(name, complex_net)
         if net is not None:
             step = step_of(net.to(images.device), phase, images, labels, 0.0, accelerator)
-            found.append(Case(f"{name} (decoy d=2)", step, sum(dissect(double).flops.values())))
-    return found
+            built.append(Case(f"{name} (decoy d=2)", step, sum(dissect(double).flops.values())))
+    return built
 
 
 def _plain_step(
@@ -284,9 +262,7 @@ def _plain_step(
     return step
 
 
-def _rows(
-    built: list[Case], phase: Phase, batch: int, precision: str, compiled: bool
-) -> list[dict[str, Any]]:
+def _rows(built: list[Case], comparison: Comparison) -> list[dict[str, Any]]:
     reference = next(case for case in built if case.name == REFERENCE)
     rows = []
     for case in built:
@@ -294,13 +270,27 @@ def _rows(
         pairs = zip(case.seconds, reference.seconds, strict=True)
         ratio = statistics.median(own / other for own, other in pairs)
         rows.append({
-            "network": case.name, "phase": phase, "batch": batch, "precision": precision,
-            "compiled": compiled, "milliseconds": 1e3 * seconds,
-            "images_per_second": batch / seconds, "ratio": ratio,
+            "network": case.name, **comparison._asdict(), "milliseconds": 1e3 * seconds,
+            "images_per_second": comparison.batch / seconds, "ratio": ratio,
             "flop_ratio": case.flops / reference.flops,
             "memory_ratio": case.peak / reference.peak if reference.peak else None,
         })  # fmt: skip
     return rows
+
+
+def table(comparison: Comparison, rows: list[dict[str, Any]]) -> Table:
+    """One comparison."""
+    lines = []
+    for row in rows:
+        memory = row["memory_ratio"]
+        lines.append((
+            row["network"], f"{row['milliseconds']:.1f}", f"{row['images_per_second']:,.0f}",
+            f"{row['ratio']:.2f}", f"{row['flop_ratio']:.2f}",
+            f"{row['ratio'] / row['flop_ratio']:.2f}",
+            "" if memory is None else f"{memory:.2f}",
+        ))  # fmt: skip
+    head = ("network", "ms", "images/s", "ratio", "FLOP ratio", "gap", "peak memory")
+    return Table(comparison.title, head, lines)
 
 
 # ------------------------------------------------------------------------ beside the networks
@@ -331,62 +321,3 @@ def data_share(config: BenchConfig) -> float:
             inside += time.perf_counter() - started
         shares.append(1 - inside / (time.perf_counter() - begun))
     return statistics.median(shares)
-
-
-def ckks_seconds() -> float | None:
-    """Seconds of one encrypted 3x3 convolution of 16 to 32 channels on one 32x32 map with stride
-    2, the first of ResNet-20's server, by CKKS through TenSEAL.
-
-    Measured: one of its 16 · 32 products of a channel's patches with a kernel; times their number.
-    None where TenSEAL is not installed.
-    """
-    try:
-        import tenseal
-    except ImportError:
-        return None
-    context = tenseal.context(
-        tenseal.SCHEME_TYPE.CKKS, poly_modulus_degree=8192, coeff_mod_bit_sizes=[31, 26, 26, 31]
-    )
-    context.global_scale = 2**26
-    context.generate_galois_keys()
-    channel, kernel = torch.rand(32, 32).tolist(), torch.rand(3, 3).tolist()
-    encrypted, windows = tenseal.im2col_encoding(context, channel, 3, 3, 2)
-    times = []
-    for _ in range(5):
-        started = time.perf_counter()
-        encrypted.conv2d_im2col(kernel, windows)
-        times.append(time.perf_counter() - started)
-    return 16 * 32 * statistics.median(times)
-
-
-# --------------------------------------------------------------------------------------- main
-
-
-def table(rows: list[dict[str, Any]]) -> Table:
-    """One comparison."""
-    first = rows[0]
-    how = "compiled" if first["compiled"] else "eager"
-    title = f"{first['phase']}, batch {first['batch']}, {first['precision']}, {how}"
-    lines = []
-    for row in rows:
-        memory = row["memory_ratio"]
-        lines.append((
-            row["network"], f"{row['milliseconds']:.1f}", f"{row['images_per_second']:,.0f}",
-            f"{row['ratio']:.2f}", f"{row['flop_ratio']:.2f}",
-            f"{row['ratio'] / row['flop_ratio']:.2f}",
-            "" if memory is None else f"{memory:.2f}",
-        ))  # fmt: skip
-    head = ("network", "ms", "images/s", "ratio", "FLOP ratio", "gap", "peak memory")
-    return Table(title, head, lines)
-
-
-def settings(config: BenchConfig) -> list[tuple[Phase, int, Precision, bool]]:
-    """The comparisons: phase, batch, precision, compiled."""
-    found: list[tuple[Phase, int, Precision, bool]] = []
-    for compiled in (False, True) if config.compiled else (False,):
-        for precision in config.precisions:
-            for batch in config.batch_sizes:
-                if batch > 1:
-                    found.append(("training step", batch, precision, compiled))
-                found.append(("inference", batch, precision, compiled))
-    return found

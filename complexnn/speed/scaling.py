@@ -23,7 +23,8 @@ from complexnn.runs.checkpoint import replacing
 from complexnn.runs.devices import make_accelerator
 from complexnn.runs.progress import track
 from complexnn.runs.tables import Table
-from complexnn.speed.bench import peak_bytes, step_of
+from complexnn.speed.bench import step_of
+from complexnn.speed.memory import peak_bytes
 
 # What grows along each axis, from small to large; everything else stays as in the first network.
 AXES: dict[str, tuple[int, ...]] = {
@@ -84,7 +85,7 @@ def networks(axis: str) -> Iterator[tuple[float, NetConfig, int]]:
 
 def curves(config: ScalingConfig) -> list[Point]:
     """Time (the median, the networks of an axis in turns) and peak memory along each axis."""
-    accelerator, found = make_accelerator(config.device), []
+    accelerator, points = make_accelerator(config.device), []
     for axis in AXES:
         steps = []
         for size, net, batch in networks(axis):
@@ -100,8 +101,8 @@ def curves(config: ScalingConfig) -> list[Point]:
                     taken.append(seconds)
         for taken, (size, step) in zip(times, steps, strict=True):
             peak = peak_bytes(step, accelerator.device) / 1e6
-            found.append(Point(axis, size, statistics.median(taken), peak))
-    return found
+            points.append(Point(axis, size, statistics.median(taken), peak))
+    return points
 
 
 def timed(step: Any, device: torch.device) -> float:

@@ -1,0 +1,1 @@
+"""Training and testing: the loop, the task, and the terms beside it."""

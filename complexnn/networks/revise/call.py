@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
@@ -101,7 +100,7 @@ def refusal(node: fx.Node, reason: str, instead: str) -> RevisionError:
     return RevisionError(f"{where} ({name}): {reason}; {instead}")
 
 
-_IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, F.relu_, torch.relu_)
+_IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, F.relu_)
 
 
 def refuse_in_place(node: fx.Node, layer: nn.Module | None) -> None:

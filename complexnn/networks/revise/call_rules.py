@@ -235,7 +235,7 @@ _TABLE = (
     Row((torch.flatten, "flatten"), _flatten, "input start_dim end_dim"),
     Row(("view", "reshape", torch.reshape), _view, checked=False),
     Row(("dim", "ndimension"), _number_of_axes, checked=False),
-    Row((F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"), _relu(None), "input inplace"),
+    Row((F.relu, F.relu_, torch.relu, "relu", "relu_"), _relu(None), "input inplace"),
     Row((F.relu6,), _relu(6.0), "input inplace"),
     Row((torch.mean, "mean"), _mean, "input dim keepdim"),
     Row((F.dropout,), _dropout(whole_channels=False), "input p training inplace"),

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from complexnn.commands import jobs
-from complexnn.commands.jobs import (
+from complexnn.commands import scheduler
+from complexnn.commands.scheduler import (
     Command,
     Limits,
     run_all,
@@ -243,7 +243,7 @@ def test_a_signal_lets_everything_save_and_starts_nothing_more(tmp_path, capsys,
 
 def test_ctrl_c_reaches_us_alone(tmp_path):
     """A terminal sends it to a whole process group; commands are in others."""
-    queue = jobs.Queue([sh("sleep 30", tmp_path)], Limits())
+    queue = scheduler.Queue([sh("sleep 30", tmp_path)], Limits())
     queue.step(stop=False)
     process = queue.running[0].process
     assert os.getpgid(process.pid) == process.pid != os.getpgid(0)
@@ -304,17 +304,17 @@ def test_estimates_are_mended_by_what_was_measured(tmp_path, factor):
     first = sh(f"sleep {took}", tmp_path, "first", kind="train", seconds=took / factor)
     second = sh("exit 0", tmp_path, "second", kind="train", seconds=60.0, after=frozenset({0}))
     end = time.monotonic() + (120 if factor > 1 else 55)
-    queue = jobs.Queue([first, second], Limits(end=end))
+    queue = scheduler.Queue([first, second], Limits(end=end))
     assert queue._fits(1) == (factor > 1)
     while queue.going_on():
         queue.step(stop=False)
         time.sleep(0.02)
-    assert queue.states[1] == (jobs.LEFT if factor > 1 else jobs.DONE)
+    assert queue.states[1] == (scheduler.LEFT if factor > 1 else scheduler.DONE)
 
 
 def test_what_goes_on_the_next_time_is_begun_when_nothing_else_fits(tmp_path, monkeypatch, capsys):
     """In its place behind all that fits, whatever the order; never if it would lose its work."""
-    monkeypatch.setattr(jobs, "WORTH", 0.5)
+    monkeypatch.setattr(scheduler, "WORTH", 0.5)
     said = tmp_path / "events"
     saves = f"echo long >> {said}; " + SAVES.format(tmp_path / "up")
     commands = [
@@ -333,7 +333,7 @@ def test_what_goes_on_the_next_time_is_begun_when_nothing_else_fits(tmp_path, mo
 
 
 def test_a_slot_is_not_left_idle_while_something_fits_in_another(tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "WORTH", 0.5)
+    monkeypatch.setattr(scheduler, "WORTH", 0.5)
     up = tmp_path / "up"
     commands = [
         sh(SAVES.format(up), tmp_path, "long", seconds=7200, goes_on=True),
@@ -345,7 +345,7 @@ def test_a_slot_is_not_left_idle_while_something_fits_in_another(tmp_path, monke
 
 def test_nothing_is_begun_for_the_last_moments(tmp_path, capsys):
     command = sh("exit 0", tmp_path, kind="train", seconds=7200, goes_on=True)
-    assert run_all([command], Limits(end=time.monotonic() + jobs.WORTH - 1)) == 0
+    assert run_all([command], Limits(end=time.monotonic() + scheduler.WORTH - 1)) == 0
     assert "left for the next time: a: would take about 2 h 0 min" in capsys.readouterr().out
 
 
