@@ -45,9 +45,6 @@ class OwnRelease:
         return self.batch.images[self.key.members]
 
 
-Observation = OwnRelease  # its old name, until the attacks use the new one
-
-
 @dataclass(frozen=True)
 class Knowledge:
     """What the attacker has: the public network and images of its own."""

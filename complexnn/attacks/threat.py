@@ -1,9 +1,9 @@
 """The threat model as types: what an attack is given, and what it gives back.
 
-An attack is a function of :class:`Seen`, which holds released tensors and nothing else, and returns
-an :class:`Answer`, an unordered set for each group. The key, the images and their labels stay with
-the victim's user (:mod:`complexnn.attacks.user`); only :mod:`complexnn.attacks.scoring` brings the
-two together.
+An attack is a function of :class:`Observation`, which holds released tensors and nothing else, and
+returns an :class:`Answer`, an unordered set for each group. The key, the images and their labels
+stay with the victim's user (:mod:`complexnn.attacks.user`); only :mod:`complexnn.attacks.scoring`
+brings the two together.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Repeat(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """What the server sees of a user's queries."""
 
     # (G, d, C, H, W): of one batch or, for attacks on a whole draw, of all its batches.

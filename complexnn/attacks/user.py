@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from complexnn.attacks.fitting import OwnRelease, together, whole_groups
-from complexnn.attacks.threat import Again, Repeat, Seen
+from complexnn.attacks.threat import Again, Observation, Repeat
 from complexnn.data.images import Batch, ImageSet
 from complexnn.networks.splitnet import Groups, Key, SplitNet
 from complexnn.runs.seeds import random_for
@@ -53,7 +53,7 @@ class User:
     @torch.no_grad()
     def sends(
         self, draw: int, count: int, *, again: Again | None = None, times: int = 1
-    ) -> Iterator[tuple[Seen, Truth]]:
+    ) -> Iterator[tuple[Observation, Truth]]:
         """The first ``count`` images in batches: what the server sees, and the truth.
 
         Every draw puts other images together. ``again``: how each batch is sent ``times`` times in
@@ -69,11 +69,11 @@ class User:
             truth = Truth(batch, released, key, index)
             more = times - 1 if again else 0
             sent = [self._again(again, truth, groups, repeats) for _ in range(more)]
-            yield Seen(released, tuple(sent)), truth
+            yield Observation(released, tuple(sent)), truth
 
     def sends_whole(
         self, draw: int, count: int, *, again: Again | None = None, times: int = 1
-    ) -> tuple[Seen, Truth]:
+    ) -> tuple[Observation, Truth]:
         """The same with all batches of the draw seen, and answered, together."""
         return joined(list(self.sends(draw, count, again=again, times=times)))
 
@@ -117,7 +117,7 @@ class User:
         return released, place // key.directions.shape[1]
 
 
-def joined(releases: Sequence[tuple[Seen, Truth]]) -> tuple[Seen, Truth]:
+def joined(releases: Sequence[tuple[Observation, Truth]]) -> tuple[Observation, Truth]:
     """Several batches as one release."""
     every, truths = zip(*releases, strict=True)
     images = [len(t.batch.images) for t in truths]
@@ -131,7 +131,7 @@ def joined(releases: Sequence[tuple[Seen, Truth]]) -> tuple[Seen, Truth]:
         place = _shifted([r.place for r in same], [len(r.released) for r in same])
         again.append(Repeat(torch.cat([r.released for r in same]), place))
     index = torch.cat([t.index for t in truths])
-    return Seen(released, tuple(again)), Truth(batch, released, key, index)
+    return Observation(released, tuple(again)), Truth(batch, released, key, index)
 
 
 def _shifted(places: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
