@@ -2,7 +2,8 @@
 
 import sys
 
-from complexnn.commands.train import command
+from complexnn.commands.app import run
+from complexnn.commands.train import main
 
 if __name__ == "__main__":
-    sys.exit(command())
+    sys.exit(run(main))

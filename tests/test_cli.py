@@ -39,7 +39,8 @@ from complexnn.runs import (
 )
 from complexnn.runs.checkpoint import sha256
 from complexnn.runs.results import read_rows
-from complexnn.training import loop
+from complexnn.training import checks, loop
+from complexnn.training.evaluation import evaluate
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--epochs", "1", "--limit-train", "100", "--device", "cpu", "--groups", "parity"]
@@ -267,7 +268,7 @@ def test_what_cannot_be_trained_takes_no_folder(tmp_path, monkeypatch, capsys):
     def refuse(*args):
         raise InputError("groups of 32 need at least 32 images")
 
-    monkeypatch.setattr(loop, "check_groups", refuse)
+    monkeypatch.setattr(checks, "check_groups", refuse)
     assert train(*TINY, "--output-dir", tmp_path / "run") == 2
     assert not (tmp_path / "run").exists()
     # A folder that is taken is seen before images are read.
@@ -302,7 +303,7 @@ def test_weights_in_half_precision_are_tested_as_they_are_saved(runs, tmp_path):
     config = from_dict(TrainConfig, results.read_config(half))
     images = datasets.load(config.data).test
     draws = {"draws": config.draws, "seed": config.seed}
-    found = loop.evaluate(complexnn.load(half), images, torch.device("cpu"), **draws)
+    found = evaluate(complexnn.load(half), images, torch.device("cpu"), **draws)
     (row,) = read_rows(half / "results.jsonl")
     assert row["victim"] == sha256(files[1])
     assert row["metrics"]["error"]["value"] == found["error"]
@@ -483,7 +484,7 @@ def test_images_too_large_for_the_memory_are_refused_before_they_are_read(
     tmp_path, monkeypatch, capsys
 ):
     words = image_folder(tmp_path / "images")
-    monkeypatch.setattr(loop, "memory_free", lambda device: 1e9)
+    monkeypatch.setattr(checks, "memory_free", lambda device: 1e9)
     monkeypatch.setattr(datasets, "load", None)
     assert train(*words, "--resize", 2000, "--output-dir", tmp_path / "run") == 2
     told = capsys.readouterr().err
@@ -603,7 +604,7 @@ def test_a_full_disk_is_told_with_what_the_command_has(main, advice, monkeypatch
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(app, "parse", full)
+    monkeypatch.setattr(f"{main.__module__}.parse", full)
     assert app.run(main, []) == 2
     assert capsys.readouterr().err.strip().endswith(advice)
 

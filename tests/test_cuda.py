@@ -24,7 +24,7 @@ from complexnn.networks.registry import ARCHITECTURES
 from complexnn.rotation import functional as cF
 from complexnn.runs import devices
 from complexnn.runs.results import read_rows
-from complexnn.training import loop
+from complexnn.training import evaluation
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 SIZES = {"vgg16": 32, "alexnet": 63}  # the smallest they take
@@ -103,7 +103,7 @@ def test_what_was_trained_on_the_gpu_is_the_same_on_the_cpu(runs):
     for name in ("cuda", "cpu"):
         device = devices.make_accelerator(name).device
         net, dataset = app.open_run(runs / "complex", None, device)
-        found.append(loop.evaluate(net, dataset.test.to(device), device, draws=1, seed=0))
+        found.append(evaluation.evaluate(net, dataset.test.to(device), device, draws=1, seed=0))
     assert found[0]["error"] == pytest.approx(found[1]["error"], abs=0.003)
     assert found[0]["loss"] == pytest.approx(found[1]["loss"], rel=1e-3)
 

@@ -10,7 +10,7 @@ from complexnn.config_io import to_dict
 from complexnn.data.images import ImageSet
 from complexnn.networks.registry import ARCHITECTURES
 from complexnn.runs import checkpoint
-from complexnn.training import loop
+from complexnn.training import evaluation, loop
 
 SIZES = {"vgg16": 32, "alexnet": 63}  # the smallest they take
 FORMS = {
@@ -49,12 +49,12 @@ def test_trains_evaluates_saves_loads_and_is_equivariant(tmp_path, arch, variant
     assert run.step == 2
     still = [name for name, p in built.named_parameters() if torch.equal(p, before[name])]
     assert not still
-    tested = loop.evaluate(built, images, torch.device("cpu"), draws=1, seed=0)
+    tested = evaluation.evaluate(built, images, torch.device("cpu"), draws=1, seed=0)
     assert 0 <= tested["error"] <= 1
 
     checkpoint.save(tmp_path / "model.safetensors", built, to_dict(net))
     loaded = complexnn.load(tmp_path)
-    again = loop.evaluate(loaded, images, torch.device("cpu"), draws=1, seed=0)
+    again = evaluation.evaluate(loaded, images, torch.device("cpu"), draws=1, seed=0)
     assert again == tested
 
     if net.kind == "complex":

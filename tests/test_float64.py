@@ -22,7 +22,7 @@ from complexnn.config import NetConfig
 from complexnn.config_attack import BUDGETS
 from complexnn.data import tasks
 from complexnn.runs.results import read_rows
-from complexnn.training import loop
+from complexnn.training import evaluation
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_measures_of_answers(device, attributes):
     assert rate == metrics.tpr_at_fpr(logits[:, 0], logits[:, 1] > 0, 0.2)
     wrong = tasks.errors(answered, truth)
     assert metrics.mean_interval(wrong) == metrics.mean_interval(wrong.cpu())
-    assert loop.error_interval(wrong, truth)[0] >= 0
+    assert evaluation.error_interval(wrong, truth)[0] >= 0
 
 
 # Not noise: PyTorch draws it on the device, by a generator that the stand-in has not.

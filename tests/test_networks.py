@@ -122,6 +122,28 @@ def test_forward_is_encode_process_decode():
 
 
 @pytest.mark.parametrize("group", ["decoy", "packed"])
+@pytest.mark.parametrize("defence", ["none", "dropout"])
+def test_a_release_is_what_encode_sends_and_the_groups_behind_it(group, defence):
+    net = small("lenet", dim=4, group=group, defence=defence).eval()
+    images = torch.rand(8, 3, 16, 16)
+
+    def seeded():
+        return torch.Generator().manual_seed(3)
+
+    released, key = net.encode(images, generator=seeded())
+    features = net.features(images)
+    release = net.release(features, generator=seeded())
+    assert torch.equal(release.released, released)
+    assert torch.equal(release.key.rotation, key.rotation)
+    parts, members, queries = release.groups
+    assert torch.equal(members, key.members)
+    assert queries == key.queries == 8
+    torch.testing.assert_close(cF.rotate(parts, key.rotation), released)
+    queried = cF.first_parts(parts, net.config.queries)
+    assert torch.equal(queried, net.defended(features, generator=seeded()))
+
+
+@pytest.mark.parametrize("group", ["decoy", "packed"])
 @pytest.mark.parametrize("dim", [2, 4])
 def test_the_answer_does_not_depend_on_the_key_but_needs_it(group, dim, rng):
     net = small("resnet20", dim=dim, group=group).double()
@@ -129,9 +151,8 @@ def test_the_answer_does_not_depend_on_the_key_but_needs_it(group, dim, rng):
     for _ in range(20):  # statistics of fresh norms would let the signal fade to nothing
         net(images, generator=rng)
     net.eval()
-    groups = net.group(net.features(images), generator=rng)
-    released, key = net.rotate(groups, generator=rng)
-    other, other_key = net.rotate(groups, generator=rng)
+    released, key, groups = net.release(net.features(images), generator=rng)
+    other, other_key, _ = net.rotate(groups, generator=rng)
     plain = net.decode(net.process(released), key)
     torch.testing.assert_close(plain, net.decode(net.process(other), other_key), atol=1e-10, rtol=0)
 
@@ -169,8 +190,7 @@ def test_every_query_gets_its_answer(group, count, rng):
 def test_gaussian_decoys_are_released_with_the_group_and_dropped_from_the_answer(group, rng):
     net = small("thin4", dim=3, group=group, gaussian_decoys=200, decoy_scale=5.0).eval()
     images = torch.rand(9, 3, 16, 16)
-    groups = net.group(net.features(images), generator=rng)
-    released, key = net.rotate(groups, generator=rng)
+    released, key, groups = net.release(net.features(images), generator=rng)
     count = 3 if group == "packed" else 9
     assert released.shape == (count, 203, 4, 4, 4)
     assert key.directions.shape == (count, 3 if group == "packed" else 1, 203)

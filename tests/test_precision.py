@@ -42,7 +42,7 @@ def test_autocast_rounds_neither_key_nor_decoys(group):
     images = torch.rand(6, 3, 8, 8)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         groups = net.group(net.features(images), generator=torch.Generator().manual_seed(0))
-        released, key = net.rotate(groups, generator=torch.Generator().manual_seed(1))
+        released, key, _ = net.rotate(groups, generator=torch.Generator().manual_seed(1))
         assert net.decode(net.process(released), key).shape == (6, 10)
     assert released.dtype == groups.parts.dtype == key.rotation.dtype == torch.float32
     noise = groups.parts[:, 3:]
@@ -55,7 +55,7 @@ def test_a_network_in_bf16_releases_bf16_of_an_exact_rotation():
     net = complexnn.build("thin4", image_size=8, dim=4).bfloat16().eval()
     images = torch.rand(8, 3, 8, 8).bfloat16()
     groups = net.group(net.features(images), generator=torch.Generator().manual_seed(0))
-    released, key = net.rotate(groups, generator=torch.Generator().manual_seed(1))
+    released, key, _ = net.rotate(groups, generator=torch.Generator().manual_seed(1))
     exact = cF.rotate(groups.parts.float(), key.rotation)
     assert torch.equal(released, exact.bfloat16())
     assert net.decode(net.process(released), key).dtype == torch.bfloat16

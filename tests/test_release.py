@@ -10,7 +10,7 @@ from test_attacks import make_attacker
 from complexnn.attacks import release, roster, scoring, span
 from complexnn.attacks.baselines import Baselines
 from complexnn.attacks.gallery import Gallery
-from complexnn.attacks.threat import Seen
+from complexnn.attacks.threat import Observation
 from complexnn.attacks.user import Truth
 from complexnn.metrics import angle_between
 from complexnn.networks.splitnet import Groups
@@ -219,10 +219,10 @@ def ask(folder, members, count=60, **settings):
     (batch,) = images.batches(count, torch.device("cpu"))
     parts = cF.gather_parts(net.features(batch.images), members)
     rng = torch.Generator().manual_seed(1)
-    released, key = net.rotate(Groups(parts, members, count), generator=rng)
+    released, key, _ = net.rotate(Groups(parts, members, count), generator=rng)
     truth = Truth(batch, released, key, torch.arange(count))
     (attack,) = (a for a in roster.ROSTER if a.name == "release")
-    gallery, answer = Gallery(attacker, images), attack.answer(attacker, Seen(released))
+    gallery, answer = Gallery(attacker, images), attack.answer(attacker, Observation(released))
     own, other = scoring.SCORES["release"](gallery, answer, truth)
     chance = Baselines(gallery).chances("release")["angle_error"]["chance"]
     return own, other, chance

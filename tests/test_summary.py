@@ -24,7 +24,7 @@ from complexnn.report.figures import grids, plots, structure
 from complexnn.report.rows import collect, mean_std, of_attacked_run
 from complexnn.runs import results  # fmt: skip
 from complexnn.runs.pictures import keep_pixels, read_pixels
-from complexnn.training.loop import evaluate
+from complexnn.training.evaluation import evaluate
 
 ROOT = Path(__file__).parent.parent
 

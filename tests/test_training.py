@@ -20,11 +20,17 @@ from complexnn.config_attack import AttackConfig
 from complexnn.data import datasets
 from complexnn.data.images import Batch, ImageSet
 from complexnn.networks.critic import Critic
-from complexnn.networks.splitnet import Groups
+from complexnn.networks.splitnet import Groups, Release
 from complexnn.rotation import functional as cF
 from complexnn.runs import checkpoint
 from complexnn.speed import bench
-from complexnn.training import loop, terms
+from complexnn.training import (
+    checks,
+    evaluation,
+    loop,
+    optimiser,
+    terms,
+)
 
 CPU = torch.device("cpu")
 
@@ -46,8 +52,7 @@ def term_and_step(settings):
 
 def one_step(net, images, number=0):
     rng = torch.Generator().manual_seed(0)
-    groups = net.group(net.features(images), generator=rng)
-    return terms.Step(number, images, groups, net.rotate(groups, generator=rng)[0])
+    return terms.Step(number, images, net.release(net.features(images), generator=rng))
 
 
 @pytest.mark.parametrize("constraint", ["gradient-penalty", "weight-clipping"])
@@ -105,9 +110,11 @@ def test_true_and_wrong_features_are_what_keys_would_show(rng):
 def test_the_terms_gradient_is_that_of_the_gap(net, rng):
     """Through the graph, from the critic as it was before its step."""
     _, term, step = term_and_step(config(net=net))
-    parts = step.groups.parts.detach().requires_grad_()
+    groups = step.release.groups
+    parts = groups.parts.detach().requires_grad_()
+    release = step.release._replace(groups=groups._replace(parts=parts))
     before = copy.deepcopy(term.opponent)
-    value = term.loss(step._replace(groups=step.groups._replace(parts=parts)), rng)
+    value = term.loss(step._replace(release=release), rng)
     (fast,) = torch.autograd.grad(value, parts)
     queries = 3 if net else 1
     again = torch.Generator().manual_seed(0)
@@ -134,7 +141,7 @@ def test_a_critic_learns_to_tell_true_from_wrong(rng):
     for _ in range(150):
         parts = torch.rand(32, 2, 32, 4, 4)
         groups = Groups(parts, torch.arange(64).view(32, 2), 32)
-        gap = term.loss(terms.Step(0, parts, groups, parts), rng)
+        gap = term.loss(terms.Step(0, parts, Release(parts, None, groups)), rng)
     assert gap > 0.2
 
 
@@ -269,7 +276,7 @@ def _stop_at(run, dataset, total_steps, rows, folder):
 
 
 def test_one_cycle_rises_and_falls():
-    rates = [loop.one_cycle(i / 100) for i in range(101)]
+    rates = [optimiser.one_cycle(i / 100) for i in range(101)]
     assert rates[0] == pytest.approx(0.04)
     assert max(rates) == rates[25] == pytest.approx(1)
     assert rates[100] == pytest.approx(0)
@@ -292,7 +299,8 @@ def test_evaluation_changes_nothing_and_repeats(rng):
     net = complexnn.build(config().net).train()
     before = {k: v.clone() for k, v in net.state_dict().items()}
     dataset = datasets.load(DataConfig())
-    first, second = (loop.evaluate(net, dataset.test, CPU, draws=2, seed=5) for _ in range(2))
+    test = dataset.test
+    first, second = (evaluation.evaluate(net, test, CPU, draws=2, seed=5) for _ in range(2))
     assert first == second
     assert net.training
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
@@ -324,7 +332,7 @@ def test_evaluation_reads_every_image_once(net, count):
 
     net.features = remember
     net.decode = lambda hidden, key: answer(seen[-1])
-    tested = loop.evaluate(net, images, CPU, draws=2, seed=0)
+    tested = evaluation.evaluate(net, images, CPU, draws=2, seed=0)
     assert tested["draws"] == [0, 0]
     assert torch.equal(torch.cat(seen).sort().values, labels[:count].repeat_interleave(2))
 
@@ -335,7 +343,7 @@ def test_every_draw_packs_queries_in_other_company(counterparts, differs):
     net = complexnn.build(config(net={"group": "packed", "counterparts": counterparts}).net)
     features = net.features
     net.features = lambda batch: order.append(batch) or features(batch)
-    loop.evaluate(net, images, CPU, draws=2, seed=0)
+    evaluation.evaluate(net, images, CPU, draws=2, seed=0)
     first, second = torch.cat(order).split(len(images))
     assert torch.equal(first, second) != differs
 
@@ -344,14 +352,14 @@ def test_copies_in_a_test_set_do_not_stop_a_measurement_of_accuracy():
     dataset = datasets.load(DataConfig())
     net = complexnn.build(config(net={"dim": 4}).net)
     same = dataset.test.subset(torch.zeros(9, dtype=torch.long))
-    assert len(loop.evaluate(net, same, CPU, draws=1, seed=0)["draws"]) == 1
+    assert len(evaluation.evaluate(net, same, CPU, draws=1, seed=0)["draws"]) == 1
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 7, 64, 300])
 @pytest.mark.parametrize("count", [300, 301, 599, 1000, 2049])
 def test_chunks_hold_whole_groups_and_every_index(dim, count):
-    index, size = torch.randperm(count), loop.eval_batch(dim)
-    chunks = loop.whole_chunks(index, size, dim)
+    index, size = torch.randperm(count), evaluation.eval_batch(dim)
+    chunks = evaluation.whole_chunks(index, size, dim)
     assert torch.equal(torch.cat(chunks), index)
     assert size % dim == 0
     assert all(len(chunk) % dim == 0 for chunk in chunks[:-1])
@@ -379,22 +387,22 @@ def test_groups_that_a_share_or_a_set_cannot_fill_are_refused(
     dataset = datasets.load(DataConfig(limit_train=300))
     made = dataclasses.replace(config(net=settings.pop("net", {})), **settings)
     if message is None:
-        loop.check_groups(dataset, made)
+        checks.check_groups(dataset, made)
         return
     with pytest.raises(InputError, match=message):
-        loop.check_groups(dataset, made)
+        checks.check_groups(dataset, made)
 
 
 def test_the_time_left_counts_the_final_test(monkeypatch, caplog):
     """Ten seconds for 30 validation images: six minutes for three draws of 360 test images."""
     clock = {"now": 0.0}
-    evaluate = loop.evaluate
+    evaluate = evaluation.evaluate
 
     def slow(*args, **kwargs):
         clock["now"] += 10
         return evaluate(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "evaluate", slow)
+    monkeypatch.setattr("complexnn.training.loop.evaluate", slow)
     monkeypatch.setattr(loop.time, "monotonic", lambda: clock["now"])
     with caplog.at_level("INFO", logger="complexnn"):
         fit(dataclasses.replace(config(), epochs=1), [])
@@ -410,9 +418,9 @@ def test_evaluation_shows_how_far_it_is(monkeypatch):
         shown.append(what)
         return items
 
-    monkeypatch.setattr(loop, "track", track)
+    monkeypatch.setattr(evaluation, "track", track)
     images = datasets.load(DataConfig()).test
-    loop.evaluate(complexnn.build(config().net), images, CPU, draws=2, seed=0)
+    evaluation.evaluate(complexnn.build(config().net), images, CPU, draws=2, seed=0)
     assert shown == ["test, draw 1 of 2", "test, draw 2 of 2"]
 
 
@@ -427,20 +435,20 @@ def test_the_memory_that_is_asked_for_is_less_than_a_step_takes(arch, net):
     batch = Batch(torch.rand(64, 1, 32, 32), torch.arange(64) % 10, torch.arange(64) % 10)
     weights = 4 * sum(p.numel() for p in run.net.parameters())  # there before the step
     taken = bench.peak_bytes(lambda: loop.train_step(run, batch), CPU) + weights
-    assert taken / 6 < loop.memory_needed(run.config, 64) < taken
+    assert taken / 6 < checks.memory_needed(run.config, 64) < taken
 
 
 def test_a_training_that_cannot_fit_is_refused(monkeypatch):
-    monkeypatch.setattr(loop, "memory_free", lambda device: 1e6)
+    monkeypatch.setattr(checks, "memory_free", lambda device: 1e6)
     with pytest.raises(InputError, match=r"images of 8x8 need more than .* lower --batch-size"):
-        loop.check_memory(config(), CPU)
-    monkeypatch.setattr(loop, "memory_free", lambda device: None)  # not known
-    loop.check_memory(config(), CPU)
+        checks.check_memory(config(), CPU)
+    monkeypatch.setattr(checks, "memory_free", lambda device: None)  # not known
+    checks.check_memory(config(), CPU)
 
 
 def test_norm_scales_and_biases_are_not_decayed():
     net = complexnn.build("resnet20", kind="original")
-    decayed, others = loop.weight_groups(net, 0.1)
+    decayed, others = optimiser.weight_groups(net, 0.1)
     assert decayed["weight_decay"] == 0.1
     assert others["weight_decay"] == 0
     assert all(p.dim() <= 1 for p in others["params"])

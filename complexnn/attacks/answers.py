@@ -12,24 +12,24 @@ import torch.nn.functional as F
 from complexnn.attacks import inversion, keys, release
 from complexnn.attacks.attacker import Attacker
 from complexnn.attacks.optimise import optimise
-from complexnn.attacks.threat import Answer, Seen
+from complexnn.attacks.threat import Answer, Observation
 
 CHUNK = 256  # groups that a network is shown at a time, where an attack sees a whole release
 
 # ------------------------------------------------------------------------------------ directions
 
 
-def directions(attacker: Attacker, observation: Seen, *, by: str) -> Answer:
+def directions(attacker: Attacker, observation: Observation, *, by: str) -> Answer:
     """Of an attack on the key, by its name."""
     return Answer(attacker.key_attacks[by](observation.released))
 
 
-def intersection_directions(attacker: Attacker, observation: Seen) -> Answer:
+def intersection_directions(attacker: Attacker, observation: Observation) -> Answer:
     """Of queries that are sent several times."""
     return Answer(attacker.intersected(observation))
 
 
-def release_directions(attacker: Attacker, observation: Seen) -> Answer:
+def release_directions(attacker: Attacker, observation: Observation) -> Answer:
     """Of the members that the groups of a release give away; zeros for the others."""
     released = observation.released
     rows = release.recover(released).directions.to(released)
@@ -41,7 +41,7 @@ def release_directions(attacker: Attacker, observation: Seen) -> Answer:
 # ----------------------------------------------------------------------------------------- span
 
 
-def released(attacker: Attacker, observation: Seen) -> Answer:
+def released(attacker: Attacker, observation: Observation) -> Answer:
     """The released parts as they are: they span the members."""
     return Answer(observation.released)
 
@@ -50,29 +50,29 @@ def released(attacker: Attacker, observation: Seen) -> Answer:
 
 
 @torch.no_grad()
-def decoded(attacker: Attacker, observation: Seen) -> Answer:
+def decoded(attacker: Attacker, observation: Observation) -> Answer:
     """dec(x): the queries' images."""
     return inversion.decoded(attacker.released_decoder, observation.released)
 
 
 @torch.no_grad()
-def decoded_sets(attacker: Attacker, observation: Seen) -> Answer:
+def decoded_sets(attacker: Attacker, observation: Observation) -> Answer:
     """dec(x) of all images of each group, decoys included."""
     return inversion.decoded(attacker.set_decoder, observation.released)
 
 
-def reconstructions(attacker: Attacker, observation: Seen) -> Answer:
+def reconstructions(attacker: Attacker, observation: Observation) -> Answer:
     """dec(a*)."""
     return attacker.reconstructions(observation.released)
 
 
-def mean_decoded(attacker: Attacker, observation: Seen) -> Answer:
+def mean_decoded(attacker: Attacker, observation: Observation) -> Answer:
     """dec of a* averaged over releases of the same images."""
     features = attacker.mean_features(observation)
     return attacker.decoded(attacker.feature_decoder, features)
 
 
-def query_free(attacker: Attacker, observation: Seen) -> Answer:
+def query_free(attacker: Attacker, observation: Observation) -> Answer:
     """dec(x) by substitutes of the encoder."""
     decoder = attacker.substitute_decoder(observation.released)
     with torch.no_grad():
@@ -80,12 +80,12 @@ def query_free(attacker: Attacker, observation: Seen) -> Answer:
         return Answer(torch.cat([inversion.decoded(decoder, x).values for x in chunks]))
 
 
-def separated(attacker: Attacker, observation: Seen) -> Answer:
+def separated(attacker: Attacker, observation: Observation) -> Answer:
     """What the denoiser makes of the views that it separates."""
     return attacker.separated(observation.released)
 
 
-def optimised(attacker: Attacker, observation: Seen, *, with_key: bool) -> Answer:
+def optimised(attacker: Attacker, observation: Observation, *, with_key: bool) -> Answer:
     """An image for every answer of the decoder, which it starts from, or from noise."""
     net, spend = attacker.knowledge.net, attacker.config.spend
     if not with_key:
@@ -114,13 +114,13 @@ def optimised(attacker: Attacker, observation: Seen, *, with_key: bool) -> Answe
 # ----------------------------------------------------------------------------- hidden properties
 
 
-def classified(attacker: Attacker, observation: Seen, *, trained_on: str) -> Answer:
+def classified(attacker: Attacker, observation: Observation, *, trained_on: str) -> Answer:
     """Logits of a classifier. One of raw images is shown reconstructions."""
     view = attacker.reconstructions if trained_on == "images" else attacker.views[trained_on]
     return attacker.decoded(attacker.classifier(trained_on), view(observation.released))
 
 
-def nearest(attacker: Attacker, observation: Seen, *, neighbours: int) -> Answer:
+def nearest(attacker: Attacker, observation: Observation, *, neighbours: int) -> Answer:
     """Votes as logits, so that they are read like a network's."""
     view = attacker.features(observation.released)
     flat = view.values.flatten(0, 1).flatten(1).cpu().numpy()

@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 from complexnn.attacks import inference, intersection, inversion, keys, substitute
 from complexnn.attacks.fitting import FitLog, Knowledge, View, best_matching, take
 from complexnn.attacks.key_attacks import KeyAttacks
-from complexnn.attacks.threat import Answer, Seen
+from complexnn.attacks.threat import Answer, Observation
 from complexnn.attacks.trained import TrainedNetworks
 from complexnn.config import NetConfig
 from complexnn.config_attack import AttackConfig
@@ -76,7 +76,7 @@ class Attacker:
         return keys.views(released, self.key_attacks[self.key_attacks.best](released))
 
     @torch.no_grad()
-    def mean_features(self, observation: Seen) -> Answer:
+    def mean_features(self, observation: Observation) -> Answer:
         """a* averaged over releases of the same images. Each group's views come in an order of
         their own; those that go together are those that look alike."""
         mine = self.features(observation.released)
@@ -88,7 +88,7 @@ class Attacker:
         return Answer(total / (1 + len(observation.again)), mine.shown_by)
 
     @torch.no_grad()
-    def intersected(self, observation: Seen) -> Tensor:
+    def intersected(self, observation: Observation) -> Tensor:
         """The direction of every query, which the user sends several times: ``(G, n, d)``."""
         released, again = observation.released, observation.again
         groups, count = again[0].place.shape

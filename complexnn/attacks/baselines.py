@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from complexnn.attacks import inference, keys, mean_feature
 from complexnn.attacks.attacker import Attacker
-from complexnn.attacks.fitting import Observation
+from complexnn.attacks.fitting import OwnRelease
 from complexnn.attacks.gallery import Gallery, first_images
 from complexnn.attacks.scoring import TOP, in_order, per_query
 from complexnn.attacks.threat import Answer
@@ -104,7 +104,7 @@ class Baselines:
         clusters = KMeans(answers, n_init=1, random_state=0).fit(own.flatten(1).cpu().numpy())
         return torch.from_numpy(clusters.cluster_centers_).to(own).view(-1, *own.shape[1:])
 
-    def guess(self, truth: Observation, answers: int) -> Tensor:
+    def guess(self, truth: OwnRelease, answers: int) -> Tensor:
         """The blind answer to every query, in the batch's order: the best of so many answers, as
         an attack that returns them is scored."""
         book = self.codebook(answers)
@@ -112,7 +112,7 @@ class Baselines:
             return book.expand(truth.key.queries, *book.shape[1:])
         return in_order(Answer(book.expand(len(truth.released), *book.shape)), truth)
 
-    def blend(self, truth: Observation) -> Tensor:
+    def blend(self, truth: OwnRelease) -> Tensor:
         """The best constant blend of the group's images: what no separation at all would show."""
         return self.mean_image + self.blend_weight * (_group_mean(truth) - self.mean_image)
 
@@ -130,6 +130,6 @@ class Baselines:
         return above / below
 
 
-def _group_mean(truth: Observation) -> Tensor:
+def _group_mean(truth: OwnRelease) -> Tensor:
     """The mean image of each query's group."""
     return per_query(truth.images.mean(dim=1), truth)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from complexnn.attacks.fitting import FitLog, Knowledge, Observation, fit, take
+from complexnn.attacks.fitting import FitLog, Knowledge, OwnRelease, fit, take
 from complexnn.attacks.keys import QUARTER, Score, directions_at, frames_at, score_views
 from complexnn.config_attack import AttackConfig
 from complexnn.networks.critic import Critic
@@ -29,8 +29,8 @@ def fit_critic(
     """
     dim = knowledge.net.config.parts
 
-    def loss(model: Critic, observation: Observation) -> Tensor:
-        parts = observation.parts
+    def loss(model: Critic, own: OwnRelease) -> Tensor:
+        parts = own.parts
         true = cF.first_parts(parts, 1)
         count = len(true)
         mixed = cF.draw_directions(count, dim, generator).unsqueeze(1).to(parts)

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from complexnn.attacks.fitting import FitLog, Knowledge, Observation, fit
+from complexnn.attacks.fitting import FitLog, Knowledge, OwnRelease, fit
 from complexnn.attacks.keys import nearest_orthogonal
 from complexnn.attacks.whitening import Whitening
 from complexnn.config import NetConfig
@@ -54,24 +54,24 @@ Denoise = Callable[[Tensor, float], Tensor]  # views (B, C, H, W) and their angl
 
 
 def near(
-    observation: Observation, generator: Generator, *, widest: float | None = None
+    own: OwnRelease, generator: Generator, *, widest: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """Places of members in their groups ``(G, n)``, and mixtures of the group's parts beside them
     ``(G, n, parts)``: one for each packed query; in decoy groups, of one random member."""
-    groups, dim = observation.key.members.shape
+    groups, dim = own.key.members.shape
     place = torch.arange(dim).expand(groups, dim)
-    if observation.key.group == "decoy":
+    if own.key.group == "decoy":
         place = torch.randint(0, dim, (groups, 1), generator=generator)
-    return place, near_members(place, observation.released.shape[1], generator, widest=widest)
+    return place, near_members(place, own.released.shape[1], generator, widest=widest)
 
 
-def mixed_views(observation: Observation, generator: Generator) -> tuple[Tensor, Tensor]:
+def mixed_views(own: OwnRelease, generator: Generator) -> tuple[Tensor, Tensor]:
     """Views of each group between its members and random mixtures of the rest, and which images of
     the batch those members are."""
-    place, mixing = near(observation, generator)
-    members = observation.key.members
+    place, mixing = near(own, generator)
+    members = own.key.members
     members = members.gather(1, place.to(members.device)).flatten()
-    views = cF.rotate(observation.parts, mixing.to(observation.released))
+    views = cF.rotate(own.parts, mixing.to(own.released))
     return views.flatten(0, 1), members
 
 
@@ -83,9 +83,9 @@ def fit_denoiser(
 ) -> FitLog:
     """Train a decoder from views to the image of the member that each is a view of."""
 
-    def loss(model: UNet, observation: Observation) -> Tensor:
-        views, members = mixed_views(observation, generator)
-        return (model(views).squeeze(1) - observation.batch.images[members]).square().mean()
+    def loss(model: UNet, own: OwnRelease) -> Tensor:
+        views, members = mixed_views(own, generator)
+        return (model(views).squeeze(1) - own.batch.images[members]).square().mean()
 
     return fit(model, loss, knowledge, config, generator, "denoiser of views")
 
@@ -110,8 +110,8 @@ def fit_feature_denoiser(
 ) -> FitLog:
     """Train a network from white views and their angle to the white feature of the member."""
 
-    def loss(model: FeatureDenoiser, observation: Observation) -> Tensor:
-        return denoising_error(model, known, observation, generator)
+    def loss(model: FeatureDenoiser, own: OwnRelease) -> Tensor:
+        return denoising_error(model, known, own, generator)
 
     steps = PACE * config.spend.steps
     return fit(model, loss, knowledge, config, generator, "denoiser of features", steps=steps)
@@ -120,7 +120,7 @@ def fit_feature_denoiser(
 def denoising_error(
     model: Callable[[Tensor, Tensor], Tensor],
     known: Whitening,
-    observation: Observation,
+    own: OwnRelease,
     generator: Generator,
 ) -> Tensor:
     r"""Mean of :math:`\|D(v, \varphi) - a\|^2 / (N \sin^2\varphi)` over views v at random angles
@@ -130,8 +130,8 @@ def denoising_error(
     The best linear denoiser, :math:`D = v \cos\varphi`, has about 1 at every angle: small angles
     count as much as large ones.
     """
-    place, mixing = near(observation, generator, widest=WIDEST)
-    white = known.without_mean(known(observation.parts))
+    place, mixing = near(own, generator, widest=WIDEST)
+    white = known.without_mean(known(own.parts))
     every = torch.arange(len(place)).unsqueeze(1)
     angle = mixing.gather(2, place.unsqueeze(2)).clamp(-1, 1).acos().clamp(min=0.02)
     angle = angle.flatten().to(white)

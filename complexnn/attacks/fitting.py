@@ -19,15 +19,16 @@ from complexnn.data.images import Batch, ImageSet
 from complexnn.networks.splitnet import Key, SplitNet
 from complexnn.rotation import functional as cF
 from complexnn.runs.progress import track
-from complexnn.training.loop import weight_groups
+from complexnn.training.optimiser import weight_groups
 
 log = logging.getLogger("complexnn")
-CHECKS = 10  # how often the attacker looks at its own validation images
+CHECKS = 10  # how often the attacker looks at its own validation images; chosen by hand
 
 
 @dataclass(frozen=True)
-class Observation:
-    """A release with everything about it: what an attacker knows of its own queries."""
+class OwnRelease:
+    """A release in the hands of who made it, with images and key: what an attacker knows of its
+    own queries."""
 
     batch: Batch
     released: Tensor
@@ -35,7 +36,7 @@ class Observation:
 
     @property
     def parts(self) -> Tensor:
-        """The features behind the released tensor: ``(G, d, C, H, W)``."""
+        """The features behind the released tensor, rotated back: ``(G, d, C, H, W)``."""
         return cF.rotate(self.released, self.key.rotation.mT)
 
     @property
@@ -54,12 +55,12 @@ class Knowledge:
     device: torch.device
 
     @torch.no_grad()
-    def observe(self, batch: Batch, generator: Generator) -> Observation:
+    def observe(self, batch: Batch, generator: Generator) -> OwnRelease:
         """Encode a batch of the attacker's own images under fresh keys; copies among them matter
         to nobody."""
         features = self.net.features(batch.images)
-        groups = self.net.group(features, generator=generator, closed=False)
-        return Observation(batch, *self.net.rotate(groups, generator=generator))
+        released, key, _ = self.net.release(features, generator=generator, closed=False)
+        return OwnRelease(batch, released, key)
 
     def batches(self, images: ImageSet, size: int) -> Iterator[Batch]:
         """The images in order, in batches of whole groups; a rest that fills none is left out."""
@@ -73,16 +74,16 @@ class Knowledge:
         whole = [chunk[: len(chunk) // dim * dim] for chunk in chunks]
         return self.train.fetch(whole, self.device)
 
-    def endless(self, batch_size: int, generator: Generator) -> Iterator[Observation]:
-        """Training observations, pass after pass, keys never twice the same."""
+    def endless(self, batch_size: int, generator: Generator) -> Iterator[OwnRelease]:
+        """Releases of training images, pass after pass, keys never twice the same."""
         while True:
             for batch in self.shuffled(batch_size, generator):
                 yield self.observe(batch, generator)
 
     def held_out(
         self, batch_size: int, *, limit: int = 1024, generator: Generator | None = None
-    ) -> list[Observation]:
-        """Observations of validation images, to choose among the attacker's states: of the first
+    ) -> list[OwnRelease]:
+        """Releases of validation images, to choose among the attacker's states: of the first
         ``limit``, or as many more as fill a group."""
         dim = together(self.net.config)
         count = min(-(-limit // dim) * dim, len(self.validation))
@@ -105,7 +106,7 @@ def whole_groups(count: int, size: int, dim: int) -> tuple[Tensor, ...]:
     return torch.arange(count).split([*sizes[:-1], count - sum(sizes[:-1])])
 
 
-Loss = Callable[[nn.Module, Observation], Tensor]
+Loss = Callable[[nn.Module, OwnRelease], Tensor]
 View = Callable[[Tensor], Answer]  # what an attacker makes of released groups: views of them
 
 
@@ -118,13 +119,13 @@ class FitLog:
     validation: float
 
     def flags(self) -> list[str]:
-        """What looks wrong about it."""
-        found = []
+        """What looks wrong about it, by thresholds that were chosen by hand."""
+        wrong = []
         if not self.last < 0.98 * self.first:
-            found.append(f"training loss did not fall ({self.first:.4g} to {self.last:.4g})")
+            wrong.append(f"training loss did not fall ({self.first:.4g} to {self.last:.4g})")
         if self.validation > 2 * self.last and self.last < 0.9 * self.first:
-            found.append(f"overfit (training {self.last:.4g}, validation {self.validation:.4g})")
-        return found
+            wrong.append(f"overfit (training {self.last:.4g}, validation {self.validation:.4g})")
+        return wrong
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
@@ -141,9 +142,13 @@ def fit(
     *,
     steps: int | None = None,
 ) -> FitLog:
-    """Train ``model`` in place: AdamW, one cycle over ``steps``, by default the
-    budget's, and in the end the state that was best on the attacker's validation images (early
-    stopping in hindsight)."""
+    """Train ``model`` in place on the attacker's own releases, for ``steps``, by default the
+    budget's.
+
+    AdamW with a one-cycle schedule; its weight decay and a tenth of rise were chosen by hand. In
+    the end the model has the state that was best on the attacker's validation images (early
+    stopping in hindsight).
+    """
     model.to(knowledge.device)
     if config.precision == "bf16":  # of the network only: what it is shown stays exact
         low = torch.autocast(knowledge.device.type, torch.bfloat16)
@@ -157,19 +162,17 @@ def fit(
     every = max(1, steps // CHECKS)
     best, kept = float("inf"), copy.deepcopy(model.state_dict())
     losses: list[float] = []
-    observations = knowledge.endless(config.batch_size, generator)
+    releases = knowledge.endless(config.batch_size, generator)
     for step in track(range(1, steps + 1), steps, what):
         model.train()
-        value = loss(model, next(observations))
+        value = loss(model, next(releases))
         optimiser.zero_grad()
         value.backward()
         optimiser.step()
         schedule.step()
         losses.append(value.item())
         if step % every == 0 or step == steps:
-            model.eval()
-            with torch.no_grad():
-                checked = sum(loss(model, seen).item() for seen in held_out) / len(held_out)
+            checked = _mean_loss(model, loss, held_out)
             if checked < best:
                 best, kept = checked, copy.deepcopy(model.state_dict())
     vars(model).pop("forward", None)  # judged in full precision
@@ -178,6 +181,13 @@ def fit(
     log.info("%s: validation loss %.5f", what, best)
     tenth = max(1, steps // 10)
     return FitLog(sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth, best)
+
+
+@torch.no_grad()
+def _mean_loss(model: nn.Module, loss: Loss, releases: list[OwnRelease]) -> float:
+    """Mean over releases, in eval mode."""
+    model.eval()
+    return sum(loss(model, own).item() for own in releases) / len(releases)
 
 
 def best_matching(cost: Tensor) -> Tensor:

@@ -10,39 +10,39 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Generator, Tensor, nn
 
 from complexnn.attacks import dss, keys
-from complexnn.attacks.fitting import FitLog, Knowledge, Observation, View, fit
+from complexnn.attacks.fitting import FitLog, Knowledge, OwnRelease, View, fit
 from complexnn.config_attack import AttackConfig
 from complexnn.data import tasks
 from complexnn.data.images import ImageSet
 from complexnn.networks.attack_networks import PropertyClassifier
-from complexnn.training.loop import eval_batch
+from complexnn.training.evaluation import eval_batch
 
 NEIGHBOURS = (1, 3, 5)
 REFERENCES = 5000  # of the attacker's images in the k-NN's memory
 
 
-# What a classifier is shown of an observation, and whose hidden classes it shall name.
-Shown = Callable[[Observation, Generator], tuple[Tensor, Tensor]]
+# What a classifier is shown of an own release, and whose hidden classes it shall name.
+Shown = Callable[[OwnRelease, Generator], tuple[Tensor, Tensor]]
 
 
-def as_seen(observation: Observation, generator: Generator, *, view: View) -> tuple[Tensor, Tensor]:
+def as_seen(own: OwnRelease, generator: Generator, *, view: View) -> tuple[Tensor, Tensor]:
     """One view of every query."""
-    return keys.in_order(view(observation.released), observation), observation.batch.classes
+    return keys.in_order(view(own.released), own), own.batch.classes
 
 
-def as_sent(observation: Observation, generator: Generator) -> tuple[Tensor, Tensor]:
+def as_sent(own: OwnRelease, generator: Generator) -> tuple[Tensor, Tensor]:
     """The images themselves."""
-    return observation.batch.images, observation.batch.classes
+    return own.batch.images, own.batch.classes
 
 
 @torch.no_grad()
 def denoised(
-    observation: Observation, generator: Generator, *, denoiser: nn.Module
+    own: OwnRelease, generator: Generator, *, denoiser: nn.Module
 ) -> tuple[Tensor, Tensor]:
     """What separation ends with, without separating: views at random angles from a member,
     denoised."""
-    views, members = dss.mixed_views(observation, generator)
-    return denoiser(views).squeeze(1), observation.batch.classes[members]
+    views, members = dss.mixed_views(own, generator)
+    return denoiser(views).squeeze(1), own.batch.classes[members]
 
 
 def fit_classifier(
@@ -55,8 +55,8 @@ def fit_classifier(
 ) -> FitLog:
     """Train a classifier of the hidden classes on what the attacker's own queries show."""
 
-    def loss(model: PropertyClassifier, observation: Observation) -> Tensor:
-        values, classes = shown(observation, generator)
+    def loss(model: PropertyClassifier, own: OwnRelease) -> Tensor:
+        values, classes = shown(own, generator)
         return tasks.loss(model(values), classes).mean()
 
     return fit(model, loss, knowledge, config, generator, what)
@@ -69,8 +69,8 @@ def fit_neighbours(
     """k-NN on recovered features, for each k of the paper."""
     features, classes = [], []
     for batch in knowledge.shuffled(eval_batch(knowledge.net.config.dim), generator):
-        observation = knowledge.observe(batch, generator)
-        features.append(keys.in_order(view(observation.released), observation).flatten(1).cpu())
+        own = knowledge.observe(batch, generator)
+        features.append(keys.in_order(view(own.released), own).flatten(1).cpu())
         classes.append(batch.classes.cpu())
         if sum(map(len, classes)) >= REFERENCES:
             break

@@ -9,7 +9,7 @@ from complexnn.attacks import keys
 from complexnn.attacks.fitting import (
     FitLog,
     Knowledge,
-    Observation,
+    OwnRelease,
     View,
     best_matching,
     fit,
@@ -48,9 +48,9 @@ def fit_released_decoder(
     assignment.
     """
 
-    def loss(model: UNet, observation: Observation) -> Tensor:
-        guess = model(observation.released.flatten(1, 2))
-        truth = observation.images[:, : model.images]
+    def loss(model: UNet, own: OwnRelease) -> Tensor:
+        guess = model(own.released.flatten(1, 2))
+        truth = own.images[:, : model.images]
         return (take(guess, match(guess, truth)) - truth).square().mean()
 
     return fit(model, loss, knowledge, config, generator, what)
@@ -70,9 +70,9 @@ def fit_feature_decoder(
 ) -> FitLog:
     """dec(a*): trained on the features that the attacker recovers, not on true ones."""
 
-    def loss(model: UNet, observation: Observation) -> Tensor:
-        features = keys.in_order(recover(observation.released), observation)
+    def loss(model: UNet, own: OwnRelease) -> Tensor:
+        features = keys.in_order(recover(own.released), own)
         guess = model(features).squeeze(1)
-        return (guess - observation.batch.images).square().mean()
+        return (guess - own.batch.images).square().mean()
 
     return fit(model, loss, knowledge, config, generator, "decoder dec_a")

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from complexnn.attacks.fitting import Observation, best_matching, take
+from complexnn.attacks.fitting import OwnRelease, best_matching, take
 from complexnn.attacks.threat import Answer
 from complexnn.config import NetConfig
 from complexnn.metrics import angle_between, double
@@ -50,7 +50,7 @@ def views(released: Tensor, directions: Tensor) -> Answer:
     return Answer(cF.rotate(released, directions), directions)
 
 
-def in_order(answer: Answer, truth: Observation) -> Tensor:
+def in_order(answer: Answer, truth: OwnRelease) -> Tensor:
     """What was made of each query, in the batch's order: of several answers, that whose direction
     the best assignment gives to the query. ``(queries, ...)``."""
     chosen = answer.values

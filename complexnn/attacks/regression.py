@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from complexnn.attacks.fitting import FitLog, Knowledge, Observation, fit, take
+from complexnn.attacks.fitting import FitLog, Knowledge, OwnRelease, fit, take
 from complexnn.attacks.keys import candidates, frames_at, match, nearest_orthogonal
 from complexnn.config import NetConfig
 from complexnn.config_attack import AttackConfig
@@ -33,9 +33,9 @@ def fit_regressor(
     the rows of :math:`R^T` that return the members, under the best assignment.
     """
 
-    def loss(model: AngleRegressor, observation: Observation) -> Tensor:
-        estimate = model(observation.released)
-        truth = observation.key.rotation.mT[:, : model.vectors].to(estimate)
+    def loss(model: AngleRegressor, own: OwnRelease) -> Tensor:
+        estimate = model(own.released)
+        truth = own.key.rotation.mT[:, : model.vectors].to(estimate)
         chosen = take(estimate, match(estimate, truth))
         return (truth - chosen).square().sum(-1).mean()
 

@@ -13,11 +13,11 @@ from functools import partial
 from complexnn.attacks import answers, keys
 from complexnn.attacks.attacker import Attacker
 from complexnn.attacks.inference import NEIGHBOURS
-from complexnn.attacks.threat import Again, Answer, Seen
+from complexnn.attacks.threat import Again, Answer, Observation
 from complexnn.config import InputError, NetConfig
 from complexnn.config_attack import OWN, AttackConfig
 
-Function = Callable[[Attacker, Seen], Answer]
+Function = Callable[[Attacker, Observation], Answer]
 
 
 @dataclass(frozen=True)

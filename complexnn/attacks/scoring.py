@@ -22,7 +22,7 @@ from torch import Tensor
 
 from complexnn import metrics
 from complexnn.attacks import inversion, keys, span
-from complexnn.attacks.fitting import Observation, best_matching, take
+from complexnn.attacks.fitting import OwnRelease, best_matching, take
 from complexnn.attacks.gallery import Gallery, fingerprints, same
 from complexnn.attacks.threat import Answer
 from complexnn.attacks.user import Truth
@@ -34,7 +34,7 @@ Measures = dict[str, Tensor]  # each (queries,)
 # --------------------------------------------------------------------------------------- matching
 
 
-def in_order(answer: Answer, truth: Observation) -> Tensor:
+def in_order(answer: Answer, truth: OwnRelease) -> Tensor:
     """The answer to each query, in the batch's order, ``(queries, ...)``: of a group's set, what
     the best assignment gives to the query, by the directions that showed the answers or, for
     images made without, by the images themselves."""
@@ -50,12 +50,12 @@ def choices(answer: Answer) -> int:
     return 1 if answer.shown_by is not None else answer.values.shape[1]
 
 
-def per_query(groups: Tensor, truth: Observation) -> Tensor:
+def per_query(groups: Tensor, truth: OwnRelease) -> Tensor:
     """What holds for a group, for each of its queries: ``(G, ...) -> (queries, ...)``."""
     return groups.repeat_interleave(truth.key.directions.shape[1], dim=0)[: truth.key.queries]
 
 
-def next_group(truth: Observation) -> Tensor:
+def next_group(truth: OwnRelease) -> Tensor:
     """For each query the place of one that is neither in its packed group nor a copy of it, in the
     next group that has one."""
     group, count = truth.key.directions.shape[1], truth.key.queries

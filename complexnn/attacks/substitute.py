@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from complexnn.attacks.fitting import FitLog, Knowledge, Observation, fit
+from complexnn.attacks.fitting import FitLog, Knowledge, OwnRelease, fit
 from complexnn.config_attack import AttackConfig
 from complexnn.data import tasks
 from complexnn.networks.registry import build
@@ -82,13 +82,12 @@ def fit_substitute(
     """Train the substitute's encoder and decoder on the victim's task, and to release features
     with the moments of what the victim's user ``released``."""
 
-    def loss(model: SplitNet, observation: Observation) -> Tensor:
+    def loss(model: SplitNet, own: OwnRelease) -> Tensor:
         model.processing.eval()  # its statistics are the server's
-        features = model.features(observation.batch.images)
-        groups = model.group(features, generator=generator, closed=False)
-        sent, key = model.rotate(groups, generator=generator)
+        features = model.features(own.batch.images)
+        sent, key, _ = model.release(features, generator=generator, closed=False)
         logits = model.decode(model.process(sent), key)
-        task = tasks.loss(logits, observation.batch.labels).mean()
+        task = tasks.loss(logits, own.batch.labels).mean()
         return task + ALIGN * moments(sent).distance(released)
 
     return fit(model, loss, knowledge, config, generator, "substitute network")
@@ -96,18 +95,18 @@ def fit_substitute(
 
 @dataclass(frozen=True)
 class Pretended(Knowledge):
-    """What an attacker with substitutes goes by: observations of each of them in turn, and of
+    """What an attacker with substitutes goes by: releases of each of them in turn, and of
     ``net``, which is none of them, to choose among its states."""
 
     substitutes: tuple[SplitNet, ...] = ()
 
-    def endless(self, batch_size: int, generator: Generator) -> Iterator[Observation]:
+    def endless(self, batch_size: int, generator: Generator) -> Iterator[OwnRelease]:
         each = [
             Knowledge(net, self.train, self.validation, self.device).endless(batch_size, generator)
             for net in self.substitutes
         ]
-        for observations in itertools.cycle(each):
-            yield next(observations)
+        for releases in itertools.cycle(each):
+            yield next(releases)
 
 
 def pretended(knowledge: Knowledge, substitutes: list[SplitNet]) -> Pretended:

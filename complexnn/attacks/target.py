@@ -16,7 +16,7 @@ from complexnn.attacks.baselines import Baselines
 from complexnn.attacks.fitting import Knowledge, together
 from complexnn.attacks.gallery import Gallery
 from complexnn.attacks.roster import Attack
-from complexnn.attacks.threat import Again, Seen
+from complexnn.attacks.threat import Again, Observation
 from complexnn.attacks.user import Truth, User
 from complexnn.attacks.worst import slug
 from complexnn.config import NetConfig
@@ -25,7 +25,7 @@ from complexnn.data.images import Dataset, ImageSet
 from complexnn.networks.splitnet import SplitNet
 from complexnn.runs import checkpoint
 from complexnn.runs.progress import track
-from complexnn.training.loop import eval_batch
+from complexnn.training.evaluation import eval_batch
 
 # Groups that share a key, at least, wherever so many can be had: fewer clusters do not tell how
 # much they differ (metrics.LEAST_GROUPS).
@@ -97,7 +97,7 @@ class Target:
 
     def releases(
         self, draw: int, count: int, what: str, *, again: Again | None = None, whole: bool = False
-    ) -> Iterator[tuple[Seen, Truth]]:
+    ) -> Iterator[tuple[Observation, Truth]]:
         """One draw of the user's queries: batch by batch, with ``what`` beside the progress bar, or
         the ``whole`` release; ``again`` says how they are sent several times."""
         times = self.config.spend.repeats

@@ -1,9 +1,9 @@
 """The threat model as types: what an attack is given, and what it gives back.
 
-An attack is a function of :class:`Seen`, which holds released tensors and nothing else, and returns
-an :class:`Answer`, an unordered set for each group. The key, the images and their labels stay with
-the victim's user (:mod:`complexnn.attacks.user`); only :mod:`complexnn.attacks.scoring` brings the
-two together.
+An attack is a function of :class:`Observation`, which holds released tensors and nothing else, and
+returns an :class:`Answer`, an unordered set for each group. The key, the images and their labels
+stay with the victim's user (:mod:`complexnn.attacks.user`); only :mod:`complexnn.attacks.scoring`
+brings the two together.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ from torch import Tensor
 Again = Literal["same group", "fresh decoys", "other company"]
 
 
-class Release(NamedTuple):
-    """Images that were sent before, released another time."""
+class Repeat(NamedTuple):
+    """Another release of images that were sent before."""
 
     released: Tensor  # (G', d, C, H, W)
     place: Tensor  # (G, m): which of these G' groups repeats each of the m queries of a first group
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """What the server sees of a user's queries."""
 
-    released: (
-        Tensor  # (G, d, C, H, W): one batch, or every batch of a draw, for attacks on it whole
-    )
-    again: tuple[Release, ...] = ()  # only for attacks on images that are sent several times
+    # (G, d, C, H, W): of one batch or, for attacks on a whole draw, of all its batches.
+    released: Tensor
+    again: tuple[Repeat, ...] = ()  # only for attacks on images that are sent several times
 
 
 @dataclass(frozen=True)

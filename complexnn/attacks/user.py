@@ -9,23 +9,19 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from complexnn.attacks.fitting import Observation, together, whole_groups
-from complexnn.attacks.threat import Again, Release, Seen
+from complexnn.attacks.fitting import OwnRelease, together, whole_groups
+from complexnn.attacks.threat import Again, Observation, Repeat
 from complexnn.data.images import Batch, ImageSet
-from complexnn.networks.splitnet import (
-    Groups,
-    Key,
-    SplitNet,
-)
+from complexnn.networks.splitnet import Groups, Key, SplitNet
 from complexnn.runs.seeds import random_for
-from complexnn.training.loop import eval_batch
+from complexnn.training.evaluation import eval_batch
 
-CROWD = 64  # packed groups among which queries are sent again
+CROWD = 64  # packed groups among which queries are sent again; chosen by hand
 BATCH = [field.name for field in dataclasses.fields(Batch)]
 
 
 @dataclass(frozen=True)
-class Truth(Observation):
+class Truth(OwnRelease):
     """What the user knows of one release, and no attacker."""
 
     index: Tensor  # places of the batch's images in the set that is judged
@@ -57,7 +53,7 @@ class User:
     @torch.no_grad()
     def sends(
         self, draw: int, count: int, *, again: Again | None = None, times: int = 1
-    ) -> Iterator[tuple[Seen, Truth]]:
+    ) -> Iterator[tuple[Observation, Truth]]:
         """The first ``count`` images in batches: what the server sees, and the truth.
 
         Every draw puts other images together. ``again``: how each batch is sent ``times`` times in
@@ -69,15 +65,15 @@ class User:
         dim = together(net.config)
         chunks = [order[c] for c in whole_groups(count, eval_batch(dim), dim)]
         for index, batch in zip(chunks, self.images.fetch(chunks, self.device), strict=True):
-            groups = net.group(net.features(batch.images), generator=rng)
-            truth = Truth(batch, *net.rotate(groups, generator=rng), index)
+            released, key, groups = net.release(net.features(batch.images), generator=rng)
+            truth = Truth(batch, released, key, index)
             more = times - 1 if again else 0
             sent = [self._again(again, truth, groups, repeats) for _ in range(more)]
-            yield Seen(truth.released, tuple(sent)), truth
+            yield Observation(released, tuple(sent)), truth
 
     def sends_whole(
         self, draw: int, count: int, *, again: Again | None = None, times: int = 1
-    ) -> tuple[Seen, Truth]:
+    ) -> tuple[Observation, Truth]:
         """The same with all batches of the draw seen, and answered, together."""
         return joined(list(self.sends(draw, count, again=again, times=times)))
 
@@ -87,15 +83,17 @@ class User:
             return torch.arange(count)
         return torch.randperm(count, generator=random_for("evaluation", self.seed, draw, 2))
 
-    def _again(self, how: Again, truth: Truth, groups: Groups, rng: Generator) -> Release:
+    def _again(self, how: Again, truth: Truth, groups: Groups, rng: Generator) -> Repeat:
+        """Send the batch of ``truth``, whose ``groups`` these are, another time."""
         net, queries = self.net, truth.key.directions.shape[1]
         if how == "other company":
             released, place = self.elsewhere(truth.batch, rng)
-            return Release(released, place[truth.key.members[:, :queries].cpu()])
+            return Repeat(released, place[truth.key.members[:, :queries].cpu()])
         if how == "fresh decoys":
-            groups = net.group(net.features(truth.batch.images), generator=rng)
-        released, _ = net.rotate(groups, generator=rng)
-        return Release(released, torch.arange(len(released)).unsqueeze(1).expand(-1, queries))
+            released = net.release(net.features(truth.batch.images), generator=rng).released
+        else:
+            released = net.rotate(groups, generator=rng).released
+        return Repeat(released, torch.arange(len(released)).unsqueeze(1).expand(-1, queries))
 
     @torch.no_grad()
     def elsewhere(self, batch: Batch, rng: Generator) -> tuple[Tensor, Tensor]:
@@ -114,13 +112,12 @@ class User:
             images = torch.cat([images, *(b.images for b in more)])
         order = torch.randperm(len(images), generator=rng)
         features = torch.cat([net.features(chunk) for chunk in images.split(256)])
-        groups = net.group(features[order.to(features.device)], generator=rng)
-        released, key = net.rotate(groups, generator=rng)
+        released, key, _ = net.release(features[order.to(features.device)], generator=rng)
         place = order.argsort()[: len(batch.images)]
         return released, place // key.directions.shape[1]
 
 
-def joined(releases: Sequence[tuple[Seen, Truth]]) -> tuple[Seen, Truth]:
+def joined(releases: Sequence[tuple[Observation, Truth]]) -> tuple[Observation, Truth]:
     """Several batches as one release."""
     every, truths = zip(*releases, strict=True)
     images = [len(t.batch.images) for t in truths]
@@ -132,9 +129,9 @@ def joined(releases: Sequence[tuple[Seen, Truth]]) -> tuple[Seen, Truth]:
     again = []
     for same in zip(*(s.again for s in every), strict=True):
         place = _shifted([r.place for r in same], [len(r.released) for r in same])
-        again.append(Release(torch.cat([r.released for r in same]), place))
+        again.append(Repeat(torch.cat([r.released for r in same]), place))
     index = torch.cat([t.index for t in truths])
-    return Seen(released, tuple(again)), Truth(batch, released, key, index)
+    return Observation(released, tuple(again)), Truth(batch, released, key, index)
 
 
 def _shifted(places: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:

@@ -69,10 +69,10 @@ def measure_whitening(
     towards a multiple of the identity as few samples need it (Ledoit and Wolf 2004)."""
     chunks: list[Tensor] = []
     for batch in knowledge.shuffled(min(256, len(knowledge.train)), generator):
-        observation = knowledge.observe(batch, generator)
-        members = observation.key.directions.shape[1]
-        numbers = observation.released[0, 0].numel()
-        chunks.append(cF.first_parts(observation.parts, members))
+        own = knowledge.observe(batch, generator)
+        members = own.key.directions.shape[1]
+        numbers = own.released[0, 0].numel()
+        chunks.append(cF.first_parts(own.parts, members))
         # Of large features fewer do: every place of a map is a sample.
         if sum(map(len, chunks)) >= min(limit, limit * 1024 // numbers):
             break

@@ -26,28 +26,11 @@ from complexnn.data import datasets
 from complexnn.data.images import Dataset
 from complexnn.networks.registry import load
 from complexnn.networks.splitnet import SplitNet
-from complexnn.runs import (
-    checkpoint,
-    progress,
-    results,
-    tables,
-)
+from complexnn.runs import checkpoint, progress, results, tables
 
 C = TypeVar("C")
 log = logging.getLogger("complexnn")
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-
-
-def _keep_memory() -> None:
-    """Tell glibc to keep freed memory, where it would hand tensors of many megabytes back to the
-    kernel after every step and fault them in again: up to a third of a step on a CPU."""
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return  # another C library
-    no_mmap, trim_threshold, top_pad = (-4, 0), (-1, 2**31 - 1), (-2, 64 << 20)
-    for option, value in (no_mmap, trim_threshold, top_pad):
-        mallopt(option, value)
 
 
 def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> int:
@@ -56,22 +39,13 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
     0: done. 2: something the user can mend, told in one line. Faults of ours keep their
     traceback (status 1).
     """
-
-    def terminate(number: int, frame: object) -> None:
-        raise progress.Interrupted("terminated; what was finished is kept", number)
-
     _keep_memory()
     tables.escape_what_cannot_be_shown(sys.stdout)
-    handler = logging.StreamHandler(sys.stderr)
-    in_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, terminate) if in_main else None
-    log.addHandler(handler)
-    # Of several processes the first one tells how far they are.
-    log.setLevel(logging.WARNING if progress.process_number() else logging.INFO)
     try:
-        with unwritable("start the command again"):
-            main(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
+        with _log_on_stderr(), _interrupted_by_sigterm(), _process_group_ended():
+            with unwritable("start the command again"):
+                main(list(sys.argv[1:] if argv is None else argv))
+            sys.stdout.flush()
     except InputError as error:
         _say(f"error: {' '.join(str(error).split())}")
         return 2
@@ -89,12 +63,6 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
         except BrokenPipeError:
             return _hung_up()
         raise end
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()  # or its threads abort the interpreter's end
-        log.removeHandler(handler)
-        if in_main:
-            signal.signal(signal.SIGTERM, before)
     return 0
 
 
@@ -108,6 +76,56 @@ def unwritable(again: str) -> Iterator[None]:
             raise
         advice = f"make room or mend the permissions, then {again}"
         raise InputError(f"{error}: {advice}") from error
+
+
+@contextlib.contextmanager
+def _log_on_stderr() -> Iterator[None]:
+    """Show the log; of several processes the first one tells how far they are."""
+    handler = logging.StreamHandler(sys.stderr)
+    log.addHandler(handler)
+    log.setLevel(logging.WARNING if progress.process_number() else logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+@contextlib.contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does; Python delivers it to the main thread only."""
+
+    def terminate(number: int, frame: object) -> None:
+        raise progress.Interrupted("terminated; what was finished is kept", number)
+
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, terminate) if in_main else None
+    try:
+        yield
+    finally:
+        if in_main:
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _process_group_ended() -> Iterator[None]:
+    """Leave no group of processes behind, whose threads would abort the interpreter's end."""
+    try:
+        yield
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _keep_memory() -> None:
+    """Tell glibc to keep freed memory, where it would hand tensors of many megabytes back to the
+    kernel after every step and fault them in again: up to a third of a step on a CPU."""
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return  # another C library
+    no_mmap, trim_threshold, top_pad = (-4, 0), (-1, 2**31 - 1), (-2, 64 << 20)
+    for option, value in (no_mmap, trim_threshold, top_pad):
+        mallopt(option, value)
 
 
 def _say(message: str) -> None:

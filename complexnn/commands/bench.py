@@ -20,7 +20,7 @@ from complexnn.speed.bench import (
     data_share,
     table,
 )
-from complexnn.training.loop import check_compiler
+from complexnn.training.compiling import check_compiler
 
 
 def main(argv: list[str]) -> None:

@@ -29,9 +29,9 @@ from complexnn.rotation import functional as cF
 from complexnn.runs.progress import track
 from complexnn.runs.seeds import random_for
 from complexnn.runs.tables import Table
-from complexnn.training.loop import eval_batch
+from complexnn.training.evaluation import eval_batch
 
-NODES = 32  # of the quadrature over t
+NODES = 32  # of the quadrature over t; chosen by hand
 SHOWN = {"features": "an image's features", "released": "a released part"}
 MEASURES = {"kurtosis": "excess kurtosis", "epps_pulley": "Epps-Pulley distance"}
 
@@ -125,11 +125,10 @@ def evaluate(
     known = measure_channels(knowledge, rng)
     chosen = torch.randperm(len(dataset.test), generator=rng)[: config.images]
     test, size = dataset.test.subset(chosen), eval_batch(net.config.dim)
-    found: dict[str, list[Tensor]] = {}
+    each: dict[str, list[Tensor]] = {}  # a number for every image or part, by measure and what of
     for batch in track(test.batches(size, device), -(-len(test) // size), "batches"):
-        groups = net.group(net.features(batch.images), generator=rng, closed=False)
-        released, _ = net.rotate(groups, generator=rng)
-        queries = cF.first_parts(groups.parts, net.config.queries)[: groups.queries]
+        released, key, groups = net.release(net.features(batch.images), generator=rng, closed=False)
+        queries = cF.first_parts(groups.parts, net.config.queries)[: key.queries]
         features = known.apply(queries.unsqueeze(1)).squeeze(1)
         samples = {
             "features": features,
@@ -137,10 +136,10 @@ def evaluate(
             "gaussian": cF.normal(tuple(features.shape), rng).to(features),
         }
         for what, values in samples.items():
-            found.setdefault(f"kurtosis_{what}", []).append(excess_kurtosis(values).cpu())
-            found.setdefault(f"epps_pulley_{what}", []).append(epps_pulley(values).cpu())
+            each.setdefault(f"kurtosis_{what}", []).append(excess_kurtosis(values).cpu())
+            each.setdefault(f"epps_pulley_{what}", []).append(epps_pulley(values).cpu())
     measured = {}
-    for name, chunks in found.items():
+    for name, chunks in each.items():
         values = torch.cat(chunks).double()
         low, high = metrics.mean_interval(values)
         measured[name] = {"value": values.mean().item(), "low": low, "high": high}

@@ -19,15 +19,14 @@ from torch import Tensor, nn
 from complexnn.config import InputError, NetConfig, at_least, check_numbers
 from complexnn.data import tasks
 from complexnn.data.images import Dataset
-from complexnn.networks.defences import perturb
 from complexnn.networks.splitnet import SplitNet
 from complexnn.runs.progress import track
 from complexnn.runs.seeds import random_for
 from complexnn.runs.tables import Table, percent
-from complexnn.training.loop import error_interval
-from complexnn.training.loop import evaluate as evaluate_task
+from complexnn.training import evaluation
 
-# A power of two: exact, and its square is far below a float's rounding.
+# The amplitude of a query beside a group that must not notice it. A power of two, so that scaling
+# is exact; its square, by which a gate moves, is 2^-32, below a float's rounding of 2^-24.
 WHISPER = 2.0**-16
 BATCH = 256  # queries that whisper to one group
 ERRORS = {
@@ -115,29 +114,31 @@ def evaluate(
             f"the {len(dataset.validation)} validation images fill {len(groups)} groups of "
             f"{net.config.dim}: ask for that many --maps at most"
         )
-    own = evaluate_task(net, test, device, draws=1, seed=config.seed)
+    own = evaluation.evaluate(net, test, device, draws=1, seed=config.seed)
     single, mean = [], []
     for batch in track(test.batches(BATCH, device), -(-len(test) // BATCH), "batches"):
-        queries = perturb(net.features(batch.images), net.config, rng)
+        queries = net.defended(net.features(batch.images), generator=rng)
         hidden = torch.stack([under_others(net.processing, g, queries) for g in groups])
         wrong = [_wrong(net.decoder(answers), batch.labels) for answers in hidden]
         single.append(torch.stack(wrong).mean(dim=0))
         mean.append(_wrong(net.decoder(hidden.mean(dim=0)), batch.labels))
     low, high = own["interval"]
-    found = {
+    metrics = {
         "error": {"value": own["error"], "low": low, "high": high},
         "error_under_another_group": _mean(torch.cat(single), test.labels),
         "error_of_the_mean_matrix": _mean(torch.cat(mean), test.labels),
     }
-    return {name: values | {"chance": own["chance"]} for name, values in found.items()}
+    return {name: numbers | {"chance": own["chance"]} for name, numbers in metrics.items()}
 
 
 def _wrong(logits: Tensor, labels: Tensor) -> Tensor:
+    """The error of each image."""
     return tasks.errors(tasks.answers(logits.float(), labels), labels).cpu()
 
 
 def _mean(errors: Tensor, labels: Tensor) -> dict[str, float]:
-    low, high = error_interval(errors, labels)
+    """Their mean, as a row's metric."""
+    low, high = evaluation.error_interval(errors, labels)
     return {"value": errors.mean().item(), "low": low, "high": high}
 
 

@@ -29,7 +29,7 @@ from complexnn.privacy.offload import (
 from complexnn.runs.progress import track
 from complexnn.runs.seeds import random_for
 from complexnn.runs.tables import Table, percent
-from complexnn.training.loop import error_interval
+from complexnn.training.evaluation import error_interval
 
 # Training images whose largest norms are the bounds: two groups of the default size. An input that
 # is larger is clipped, which costs accuracy and never privacy; `same_answer` shows how little.

@@ -43,10 +43,8 @@ def members(
         index = _any_of_the_batch(count, dim, group, generator)
         # An equal counterpart gives the key away; in training nothing is at stake.
         return index if training else _replace_equals(features, index, group)
-    if closed and group == "packed" and len(features) % dim:
-        raise _unfilled(count, dim, "packed groups")
-    if closed and group == "decoy" and not pooled and count % dim:
-        raise _unfilled(count, dim, "blocks")
+    if closed:
+        _refuse_unfilled(count, dim, pooled, group)
     copies = _first_copies(features) if closed else torch.arange(len(features))
     if group == "packed":
         index = _packed(count, dim, pooled, generator)
@@ -105,11 +103,15 @@ def _packed(count: int, dim: int, pooled: int, generator: Generator | None) -> T
     return members.view(-1, dim)
 
 
-def _unfilled(count: int, dim: int, what: str) -> InputError:
-    return InputError(
-        f"{count} images do not fill {what} of d = {dim}, and an image in two of them would give "
-        f"itself away: pass a multiple of {dim}, or pool= with other images"
-    )
+def _refuse_unfilled(count: int, dim: int, pooled: int, group: Group) -> None:
+    """Refuse numbers of images that would leave one of them in two groups, of other members."""
+    packed = group == "packed"
+    if (count + pooled) % dim if packed else not pooled and count % dim:
+        raise InputError(
+            f"{count} images do not fill {'packed groups' if packed else 'blocks'} of d = {dim}, "
+            "and an image in two of them would give itself away: pass a multiple of "
+            f"{dim}, or pool= with other images"
+        )
 
 
 def _enough(have: int, need: int, where: str, what: str) -> None:
@@ -124,9 +126,9 @@ def _first_copies(features: Tensor) -> Tensor:
     """For each feature the place of the first one that is equal to it, mostly its own."""
     # Copies agree in some entries; only such suspects are compared entry by entry.
     few = features[..., ::4, ::4] if features[0].numel() > 4096 else features
-    first, seen = [], {}
+    first, places = [], {}
     for place, content in enumerate(contents(few)):
-        alike = seen.setdefault(content, [])
+        alike = places.setdefault(content, [])
         same = next((p for p in alike if torch.equal(features[p], features[place])), place)
         if same == place:
             alike.append(place)
@@ -138,12 +140,7 @@ def _refuse_copies(members: Tensor, group: Group) -> None:
     """Refuse groups ``(G, d)`` whose key could be read off: a decoy group with copies, a packed one
     of nothing else."""
     if group == "packed":
-        broken = (members == members[:, :1]).all(dim=1).nonzero()
-        if len(broken):
-            raise InputError(
-                f"all images of packed group {broken[0].item()} are the same: its key could be "
-                "read off; put different images into the batch, or pass pool="
-            )
+        _refuse_uniform((members == members[:, :1]).all(dim=1))
         return
     ordered = members.sort(dim=1).values
     broken = (ordered[:, 1:] == ordered[:, :-1]).any(dim=1).nonzero()
@@ -151,6 +148,15 @@ def _refuse_copies(members: Tensor, group: Group) -> None:
         raise InputError(
             f"image {broken[0].item()} has copies in its group, however the batch is cut: its key "
             "could be read off; pass pool= with other images"
+        )
+
+
+def _refuse_uniform(uniform: Tensor) -> None:
+    """Refuse packed groups, by a mask ``(G,)``, that hold copies of one image and nothing else."""
+    if uniform.any():
+        raise InputError(
+            f"all images of packed group {uniform.nonzero()[0].item()} are the same: its key could "
+            "be read off; put different images into the batch, or pass pool="
         )
 
 
@@ -167,12 +173,7 @@ def _replace_equals(features: Tensor, index: Tensor, group: Group) -> Tensor:
         query, other = index[row, 0], index[row, column + 1]
         same[row, column] = torch.equal(features[query], features[other])
     if group == "packed":
-        broken = same.all(dim=1).nonzero()
-        if len(broken):
-            raise InputError(
-                f"all images of packed group {broken[0].item()} are the same: its key could be "
-                "read off; put different images into the batch, or pass pool="
-            )
+        _refuse_uniform(same.all(dim=1))
         return index
     if not same.any():
         return index

@@ -92,11 +92,11 @@ class Pool:
 
 def contents(images: Tensor) -> list[bytes]:
     """A digest of each image, or feature: equal for equal ones."""
-    found = []
-    for chunk in images.detach().flatten(1).split(256):
+    digests = []
+    for chunk in images.detach().flatten(1).split(256):  # on their way to the CPU, not all at once
         rows = (chunk.float() + 0.0).cpu().numpy()  # -0.0 becomes 0.0
-        found += [hashlib.blake2b(row.data, digest_size=16).digest() for row in rows]
-    return found
+        digests += [hashlib.blake2b(row.data, digest_size=16).digest() for row in rows]
+    return digests
 
 
 def check_finite(images: Tensor, name: str) -> None:

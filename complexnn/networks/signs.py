@@ -7,16 +7,18 @@ import logging
 from torch import Tensor
 
 log = logging.getLogger("complexnn")
-LEAST = 0.05  # share of the absolute sum: 1 % behind a leaky ReLU, 15 % behind a GELU
+# Share of the absolute sum. 1 % is negative behind a leaky ReLU, which counts as one sign, and 15 %
+# behind a GELU, which does not.
+LEAST = 0.05
 
 
 def one_signed(features: Tensor) -> bool:
     """Whether (nearly) all that ``features`` hold is of one sign: the other sign's numbers make
     less than 5 % of the absolute sum."""
-    exact = features.detach().float()  # not every device has float64, and a share needs none
-    absolute, total = exact.abs().sum(), exact.sum()
     if features.is_meta:  # counted, not computed
         return False
+    exact = features.detach().float()  # not every device has float64, and a share needs none
+    absolute, total = exact.abs().sum(), exact.sum()
     return bool(absolute > 0 and (absolute - total.abs()) / 2 < LEAST * absolute)
 
 

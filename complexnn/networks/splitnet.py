@@ -16,6 +16,7 @@ from complexnn.rotation import functional as cF
 from complexnn.rotation.fused import exactly
 
 log = logging.getLogger("complexnn")
+BLOCK = 1 << 21  # numbers that a CPU's server takes at a time: 8 MiB of float32, as a cache holds
 
 
 class Groups(NamedTuple):
@@ -24,9 +25,6 @@ class Groups(NamedTuple):
     parts: Tensor  # (G, d, C, *), Gaussian decoys behind the images' features
     members: Tensor  # (G, d) indices of the images, those from a pool behind those of the batch
     queries: int  # real queries; they are the first part of decoy groups, every part when packed
-
-
-BLOCK = 1 << 21  # numbers: 8 MiB of float32
 
 
 class Key:
@@ -60,12 +58,24 @@ class Key:
         raise TypeError("a Key is secret and is not pickled; keep it on the device that made it")
 
 
+class Release(NamedTuple):
+    """All that is made of a batch. ``released`` goes to the server, the rest stays where it is."""
+
+    released: Tensor  # (G, d, C, *): the parts of each group under its key
+    key: Key
+    groups: Groups
+
+
 class SplitNet(nn.Module):
     """A classifier cut in three.
 
-    ``encode`` runs on the device and is the only call that makes a key; ``process`` runs on the
-    server and never sees one; ``decode`` runs on the device. Images are pixels in [0, 1],
-    ``(B, C, H, W)``.
+    ``encode`` runs on the device and makes the key; ``process`` runs on the server and never sees
+    one; ``decode`` runs on the device. Images are pixels in [0, 1], ``(B, C, H, W)``.
+
+    Behind ``encode`` lie ``features`` (the encoder), ``group`` (who shares a key) and ``rotate``,
+    the one place where keys are drawn. Training, attackers with images of their own and
+    measurements call ``release``: ``group`` and ``rotate`` without ``encode``'s checks of a user's
+    images, and with the groups in the answer.
     """
 
     def __init__(
@@ -120,9 +130,15 @@ class SplitNet(nn.Module):
         if not self.training:
             check_finite(images, "image {}")
             check_finite(features, "the feature of image {}")
-        if pool is None:
-            self._warn_if_open(len(images))
-            return self.rotate(self.group(features, generator=generator), generator=generator)
+        if pool is not None:
+            return self._encode_beside(pool, images, features, generator)
+        self._warn_if_open(len(images))
+        return self.release(features, generator=generator)[:2]
+
+    def _encode_beside(
+        self, pool: Pool, images: Tensor, features: Tensor, generator: Generator | None
+    ) -> tuple[Tensor, Key]:
+        """:meth:`encode` with counterparts from a pool, which then hands them out no more."""
         if not isinstance(pool, Pool):
             raise InputError(
                 f"pool= takes a complexnn.Pool, got a {type(pool).__name__}: wrap the images once, "
@@ -132,9 +148,9 @@ class SplitNet(nn.Module):
         need = counterparts.missing(len(images), self.config)
         chosen = pool.choose(need, images, generator)
         others = self.features(pool.images(chosen).to(images)) if len(chosen) else None
-        groups = self.group(features, generator=generator, pool=others)
-        pool.use(chosen, images)
-        return self.rotate(groups, generator=generator)
+        released, key, _ = self.release(features, generator=generator, pool=others)
+        pool.use(chosen, images)  # only now: a release that is refused uses nothing up
+        return released, key
 
     def _warn_if_open(self, count: int) -> None:
         """Once, where decoys are drawn as early versions did, which published networks still do."""
@@ -171,6 +187,18 @@ class SplitNet(nn.Module):
                 signs.warn(f"the encoder of this {config.arch}")
         return features
 
+    def release(
+        self,
+        features: Tensor,
+        *,
+        generator: Generator | None = None,
+        pool: Tensor | None = None,
+        closed: bool | None = None,
+    ) -> Release:
+        """Group features and rotate each group under a fresh key; arguments as in :meth:`group`."""
+        groups = self.group(features, generator=generator, pool=pool, closed=closed)
+        return self.rotate(groups, generator=generator)
+
     def group(
         self,
         features: Tensor,
@@ -180,7 +208,7 @@ class SplitNet(nn.Module):
         closed: bool | None = None,
     ) -> Groups:
         """Put features that will share a key side by side, ``(B, C, *) -> (G, d, C, *)``, after
-        what :mod:`complexnn.networks.defences` does to each, and Gaussian decoys behind them.
+        the network's defences, and Gaussian decoys behind them.
 
         Args:
             features: of the queries.
@@ -193,9 +221,7 @@ class SplitNet(nn.Module):
         config, count = self.config, len(features)
         closed = not self.training if closed is None else closed
         everything = features if pool is None else torch.cat([features, pool])
-        if not self.training:  # what is mixed is exact, whatever autocast does to the networks
-            everything = cF.at_least_float32(everything)
-        everything = perturb(everything, config, generator)
+        everything = self.defended(everything, generator=generator)
         if config.kind != "complex":
             alone = torch.arange(count, device=features.device).unsqueeze(1)
             return Groups(cF.single_part(everything), alone, count)
@@ -203,29 +229,34 @@ class SplitNet(nn.Module):
             everything.detach(), count, config, generator, training=self.training, closed=closed
         )
         index = index.to(features.device)
-        in_order = config.group == "packed" and count % config.dim == 0
-        parts = (
-            everything.unflatten(0, index.shape)  # a view: consecutive queries share a key
-            if in_order
-            else cF.gather_parts(everything, index)
-        )
+        if config.group == "packed" and count % config.dim == 0:
+            parts = everything.unflatten(0, index.shape)  # a view: neighbours share a key
+        else:
+            parts = cF.gather_parts(everything, index)
         if config.gaussian_decoys:
             parts = torch.cat([parts, self._noise(parts, generator)], dim=1)
         return Groups(parts, index, count)
+
+    def defended(self, features: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """Features ``(B, C, *)`` as they go into their groups, after what
+        :mod:`complexnn.networks.defences` does to each."""
+        if not self.training:  # what is mixed is exact, whatever autocast does to the networks
+            features = cF.at_least_float32(features)
+        return perturb(features, self.config, generator)
 
     def _noise(self, parts: Tensor, generator: Generator | None) -> Tensor:
         """Gaussian decoys for groups ``(G, d, C, *)``: ``(G, k, C, *)``."""
         shape = (len(parts), self.config.gaussian_decoys, *parts.shape[2:])
         return self.config.decoy_scale * cF.normal(shape, generator).to(parts)
 
-    def rotate(self, groups: Groups, *, generator: Generator | None = None) -> tuple[Tensor, Key]:
-        """Draw a key per group and apply it: the released tensor ``(G, d, C, *)`` and the key."""
+    def rotate(self, groups: Groups, *, generator: Generator | None = None) -> Release:
+        """Draw a key for each group and apply it. Groups of an earlier release get other keys."""
         parts, members, queries = groups
         count, dim = parts.shape[:2]
         precision = torch.promote_types(parts.dtype, torch.float32)
         rotation = cF.draw_rotations(count, dim, generator).to(parts.device, precision)
-        released = self._turned(parts, rotation)
-        return released, Key(rotation, self.config.group, members, queries)
+        key = Key(rotation, self.config.group, members, queries)
+        return Release(self._turned(parts, rotation), key, groups)
 
     def _turned(self, parts: Tensor, matrix: Tensor) -> Tensor:
         """``matrix`` applied to the parts, outside of training in fp32 or better, also under

@@ -32,11 +32,8 @@ from complexnn.runs.seeds import random_for
 from complexnn.runs.tables import Table
 from complexnn.speed import competitors
 from complexnn.speed.memory import peak_bytes
-from complexnn.training.loop import (
-    Training,
-    compile_parts,
-    train_step,
-)
+from complexnn.training.compiling import compile_parts
+from complexnn.training.loop import Training, train_step
 
 log = logging.getLogger("complexnn")
 Phase = Literal["training step", "inference"]

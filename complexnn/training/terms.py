@@ -17,11 +17,15 @@ from complexnn.metrics import distance_correlation
 from complexnn.networks.attack_networks import UNet
 from complexnn.networks.critic import Critic
 from complexnn.networks.registry import topology
-from complexnn.networks.splitnet import Groups
+from complexnn.networks.splitnet import Release
 from complexnn.rotation import functional as cF
 
-CRITIC_WIDTH = 16  # channels after its first layer
-WIDEST = 1.2  # angle, in rad, from a member to the furthest view that a denoiser learns from
+# Channels after the critic's first layer: half of what it began with, for the sake of speed.
+CRITIC_WIDTH = 16
+# Angle, in rad, from a member to the furthest view that a denoiser learns from. Chosen by hand: in
+# such a view cos 1.2 = 0.36 of the member is left, and at π/2 nothing would be.
+WIDEST = 1.2
+DECODER_WIDTH = 16  # channels of the decoder that is trained along, at full size; chosen by hand
 
 
 class Step(NamedTuple):
@@ -29,8 +33,7 @@ class Step(NamedTuple):
 
     number: int  # within the epoch
     images: Tensor
-    groups: Groups
-    released: Tensor
+    release: Release  # what the network made of them
 
 
 class Term:
@@ -50,6 +53,7 @@ class Term:
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
+        """What the term has learned so far, for a run that goes on."""
         if self.opponent is None:
             return {}
         return {
@@ -58,11 +62,13 @@ class Term:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved :meth:`state`."""
         if self.opponent is not None:
             self.opponent.load_state_dict(state["opponent"])
             self.optimiser.load_state_dict(state["optimiser"])
 
     def _update(self, loss: Tensor) -> None:
+        """A step of the opponent down its own loss."""
         self.optimiser.zero_grad()
         loss.backward()
         cF.average_gradients(self.opponent)
@@ -138,12 +144,13 @@ class CriticTerm(Term):
         self.every = config.critic_every
         channels, *size = topology(config.net).released
         self.opponent = Critic(channels, tuple(size), width=CRITIC_WIDTH).to(device)
+        # The moments of Gulrajani et al. 2017, algorithm 1.
         self.optimiser = torch.optim.Adam(
             self.opponent.parameters(), lr=config.critic_lr, betas=(0.0, 0.9)
         )
 
     def loss(self, step: Step, rng: Generator) -> Tensor | None:
-        config, parts = self.config, step.groups.parts
+        config, parts = self.config, step.release.groups.parts
         if step.number % self.every:
             return None
         groups, dim = parts.shape[:2]
@@ -153,8 +160,9 @@ class CriticTerm(Term):
         shown = cF.rotate(wide.detach(), matrix).requires_grad_()
         for _ in range(config.critic_steps):
             gap, pull = self._critic_step(shown, queries, rng)
-        # The views are linear in the parts, so the gradient needs no graph through them: a loss
-        # with the gap's value and gradient.
+        # The views are linear in the parts, V f with fixed V, so the gap's gradient to the parts is
+        # V^T times its gradient to the views, and no graph through the views is kept. What is
+        # returned has the gap's value and that gradient.
         linear = (wide * cF.rotate(pull, matrix.mT)).sum()
         return linear - linear.detach() + gap
 
@@ -167,6 +175,7 @@ class CriticTerm(Term):
         if config.critic_constraint == "gradient-penalty":
             penalty = gradient_penalty(critic, shown.detach(), queries, rng)
             (config.gradient_penalty * penalty).backward()
+        # The critic climbs the gap and descends the penalty, whose gradient is there already.
         for parameter, gradient in zip(parameters, gradients, strict=True):
             previous = 0 if parameter.grad is None else parameter.grad
             parameter.grad = previous - gradient
@@ -190,18 +199,17 @@ class NoPeek(Term):
     name = "distance_correlation"
 
     def loss(self, step: Step, rng: Generator) -> Tensor:
-        members = step.groups.members
-        hidden = members[:, : self.config.net.queries]
-        released = cF.at_least_float32(step.released)
+        hidden = step.release.groups.members[:, : self.config.net.queries]
+        released = cF.at_least_float32(step.release.released)
         return distance_correlation(step.images[hidden].flatten(1), released.flatten(1))
 
 
 def near_members(
     place: Tensor, parts: int, generator: Generator, *, widest: float | None = None
 ) -> Tensor:
-    r"""Unit vectors at random angles of up to ``widest`` from members of a group of ``parts``, by
-    default ``WIDEST``:
-    :math:`e_i\cos\varphi + r\sin\varphi`, r a random mixture of the rest.
+    r"""Unit vectors near members of a group of ``parts``,
+    :math:`e_i\cos\varphi + r\sin\varphi`: r is a random mixture of the rest, and the angle is
+    uniform up to ``widest``, by default ``WIDEST``.
 
     Shape: ``(G, n)``, the members' places, to ``(G, n, parts)``.
     """
@@ -227,7 +235,7 @@ class DecoderTerm(Term):
         channels, *_ = topology(net).released
         shown = 1 if net.queries > 1 else net.parts
         image = (net.in_channels, *net.image_size)
-        self.opponent = UNet(shown * channels, image, width=16).to(device)
+        self.opponent = UNet(shown * channels, image, width=DECODER_WIDTH).to(device)
         self.optimiser = torch.optim.AdamW(self.opponent.parameters(), lr=config.decoder_lr)
 
     def loss(self, step: Step, rng: Generator) -> Tensor:
@@ -239,9 +247,11 @@ class DecoderTerm(Term):
         return -F.mse_loss(decoder(shown).squeeze(1), images)
 
     def _shown(self, step: Step, rng: Generator) -> tuple[Tensor, Tensor]:
+        """What the decoder sees, and the images that it should make of it."""
+        released, _, groups = step.release
         if self.config.net.queries == 1:
-            return cF.at_least_float32(step.released).flatten(1, 2), step.images
-        parts, members = cF.at_least_float32(step.groups.parts), step.groups.members
+            return cF.at_least_float32(released).flatten(1, 2), step.images
+        parts, members = cF.at_least_float32(groups.parts), groups.members
         place = torch.arange(members.shape[1]).expand(members.shape)
         near = near_members(place, parts.shape[1], rng).to(parts)
         return cF.rotate(parts, near).flatten(0, 1), step.images[members.flatten()]
