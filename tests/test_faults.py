@@ -16,8 +16,8 @@ from complexnn.runs import checkpoint
 ROOT = Path(__file__).parent.parent
 # Saves at every step, so that kills hit saves too.
 EAGER = (
-    "import sys; from complexnn import cli, training; training.SAVE_SECONDS = 0; "
-    "sys.exit(cli.run(cli.train_main))"
+    "import sys; from complexnn.commands import app, train; from complexnn.training import loop; "
+    "loop.SAVE_SECONDS = 0; sys.exit(app.run(train.main))"
 )
 FLAGS = ("--epochs", "6", "--limit-train", "700", "--batch-size", "32", "--device", "cpu")
 
