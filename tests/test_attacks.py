@@ -37,11 +37,7 @@ from complexnn.attacks.whitening import ChannelWhitening
 from complexnn.config import DataConfig
 from complexnn.config_attack import AttackConfig
 from complexnn.data import datasets
-from complexnn.networks.attack_networks import (
-    AngleRegressor,
-    PropertyClassifier,
-    UNet,
-)
+from complexnn.networks.attack_networks import AngleRegressor, PropertyClassifier, UNet
 from complexnn.networks.splitnet import Key
 from complexnn.rotation import functional as cF
 

@@ -10,15 +10,9 @@ import complexnn
 from complexnn.attacks import substitute
 from complexnn.attacks.auxiliary import attacker_images
 from complexnn.attacks.fitting import Knowledge
-from complexnn.commands import (
-    app,
-)
-from complexnn.commands import (
-    attack as attack_command,
-)
-from complexnn.commands import (
-    train as train_command,
-)
+from complexnn.commands import app
+from complexnn.commands import attack as attack_command
+from complexnn.commands import train as train_command
 from complexnn.config import DataConfig, InputError
 from complexnn.config_attack import AttackConfig
 from complexnn.data import datasets

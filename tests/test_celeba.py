@@ -9,15 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from complexnn.commands import (
-    app,
-)
-from complexnn.commands import (
-    attack as attack_command,
-)
-from complexnn.commands import (
-    train as train_command,
-)
+from complexnn.commands import app
+from complexnn.commands import attack as attack_command
+from complexnn.commands import train as train_command
 from complexnn.config import DataConfig, InputError
 from complexnn.data import celeba, datasets
 

@@ -13,16 +13,9 @@ import pytest
 import torch
 
 import complexnn
-from complexnn.commands import (
-    app,
-    publish,
-)
-from complexnn.commands import (
-    attack as attack_command,
-)
-from complexnn.commands import (
-    train as train_command,
-)
+from complexnn.commands import app, publish
+from complexnn.commands import attack as attack_command
+from complexnn.commands import train as train_command
 from complexnn.config import TrainConfig
 from complexnn.config_io import command as shown
 from complexnn.config_io import from_dict, to_dict

@@ -17,26 +17,15 @@ from PIL import Image
 import complexnn
 from complexnn.attacks import evaluation
 from complexnn.attacks.roster import ROSTER
-from complexnn.commands import (
-    app,
-    report,
-)
-from complexnn.commands import (
-    attack as attack_command,
-)
-from complexnn.commands import (
-    train as train_command,
-)
+from complexnn.commands import app, report
+from complexnn.commands import attack as attack_command
+from complexnn.commands import train as train_command
 from complexnn.config import InputError, TrainConfig
 from complexnn.config_attack import AttackConfig
 from complexnn.config_io import from_dict
 from complexnn.data import datasets
 from complexnn.measurements.gaussianity import GaussianityConfig
-from complexnn.runs import (
-    checkpoint,
-    progress,
-    results,
-)
+from complexnn.runs import checkpoint, progress, results
 from complexnn.runs.checkpoint import sha256
 from complexnn.runs.results import read_rows
 from complexnn.training import checks, loop

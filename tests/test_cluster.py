@@ -9,11 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from complexnn.commands import (
-    app,
-    campaign,
-    cluster,
-)
+from complexnn.commands import app, campaign, cluster
 from complexnn.config import InputError
 
 submitit = pytest.importorskip("submitit")

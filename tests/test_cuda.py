@@ -4,21 +4,11 @@ import pytest
 import torch
 
 import complexnn
-from complexnn.commands import (
-    app,
-)
-from complexnn.commands import (
-    attack as attack_command,
-)
-from complexnn.commands import (
-    train as train_command,
-)
+from complexnn.commands import app
+from complexnn.commands import attack as attack_command
+from complexnn.commands import train as train_command
 from complexnn.config import NetConfig
-from complexnn.measurements import (
-    gaussianity,
-    linearity,
-    remote_network,
-)
+from complexnn.measurements import gaussianity, linearity, remote_network
 from complexnn.networks.defences import perturb
 from complexnn.networks.registry import ARCHITECTURES
 from complexnn.rotation import functional as cF

@@ -8,15 +8,9 @@ import torch
 
 import complexnn
 from complexnn import metrics
-from complexnn.commands import (
-    app,
-)
-from complexnn.commands import (
-    attack as attack_command,
-)
-from complexnn.commands import (
-    train as train_command,
-)
+from complexnn.commands import app
+from complexnn.commands import attack as attack_command
+from complexnn.commands import train as train_command
 from complexnn.config import InputError, NetConfig, TrainConfig
 from complexnn.networks import defences
 from complexnn.networks.registry import build

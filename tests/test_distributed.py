@@ -9,15 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from complexnn.commands import (
-    app,
-)
-from complexnn.commands import (
-    attack as attack_command,
-)
-from complexnn.commands import (
-    train as train_command,
-)
+from complexnn.commands import app
+from complexnn.commands import attack as attack_command
+from complexnn.commands import train as train_command
 from complexnn.runs.results import read_rows
 
 ROOT = Path(__file__).parent.parent

@@ -9,15 +9,9 @@ from float32_device import DEVICE, OnDevice, float32_device
 
 from complexnn import metrics
 from complexnn.attacks.roster import ROSTER, applicable
-from complexnn.commands import (
-    app,
-)
-from complexnn.commands import (
-    attack as attack_command,
-)
-from complexnn.commands import (
-    train as train_command,
-)
+from complexnn.commands import app
+from complexnn.commands import attack as attack_command
+from complexnn.commands import train as train_command
 from complexnn.config import NetConfig
 from complexnn.config_attack import BUDGETS
 from complexnn.data import tasks

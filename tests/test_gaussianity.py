@@ -7,11 +7,7 @@ import torch
 
 from complexnn.commands import app, measure
 from complexnn.measurements import gaussianity
-from complexnn.measurements.gaussianity import (
-    epps_pulley,
-    excess_kurtosis,
-    unshared,
-)
+from complexnn.measurements.gaussianity import epps_pulley, excess_kurtosis, unshared
 from complexnn.rotation import functional as cF
 from complexnn.runs import results
 

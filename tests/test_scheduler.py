@@ -14,11 +14,7 @@ from pathlib import Path
 import pytest
 
 from complexnn.commands import scheduler
-from complexnn.commands.scheduler import (
-    Command,
-    Limits,
-    run_all,
-)
+from complexnn.commands.scheduler import Command, Limits, run_all
 from complexnn.runs import progress
 
 

@@ -9,11 +9,7 @@ import pytest
 import torch
 
 from complexnn.attacks import worst
-from complexnn.commands import (
-    app,
-    publish,
-    report,
-)
+from complexnn.commands import app, publish, report
 from complexnn.config import DataConfig, InputError, NetConfig, TrainConfig
 from complexnn.config_io import from_dict, to_dict
 from complexnn.measurements import gaussianity

@@ -24,13 +24,7 @@ from complexnn.networks.splitnet import Groups, Release
 from complexnn.rotation import functional as cF
 from complexnn.runs import checkpoint
 from complexnn.speed import bench
-from complexnn.training import (
-    checks,
-    evaluation,
-    loop,
-    optimiser,
-    terms,
-)
+from complexnn.training import checks, evaluation, loop, optimiser, terms
 
 CPU = torch.device("cpu")
 

@@ -11,13 +11,8 @@ import pytest
 
 from complexnn.attacks import worst
 from complexnn.attacks.roster import ROSTER, applicable
-from complexnn.commands import (
-    app,
-    report,
-)
-from complexnn.commands import (
-    attack as attack_command,
-)
+from complexnn.commands import app, report
+from complexnn.commands import attack as attack_command
 from complexnn.config import NetConfig, TrainConfig
 from complexnn.config_io import to_dict
 from complexnn.report import attack_tables, ranking, verdicts

@@ -6,15 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from complexnn.attacks import keys
-from complexnn.attacks.fitting import (
-    FitLog,
-    Knowledge,
-    OwnRelease,
-    View,
-    best_matching,
-    fit,
-    take,
-)
+from complexnn.attacks.fitting import FitLog, Knowledge, OwnRelease, View, best_matching, fit, take
 from complexnn.attacks.threat import Answer
 from complexnn.config import NetConfig
 from complexnn.config_attack import AttackConfig

@@ -11,15 +11,7 @@ from tyro.conf import Positional
 
 from complexnn.commands.app import parse
 from complexnn.config import InputError
-from complexnn.report import (
-    architectures,
-    attack_tables,
-    beyond,
-    budgets,
-    paper,
-    rows,
-    summary,
-)
+from complexnn.report import architectures, attack_tables, beyond, budgets, paper, rows, summary
 from complexnn.runs.checkpoint import write_text
 from complexnn.runs.tables import Table, page
 

@@ -20,11 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from complexnn.runs.progress import (
-    Interrupted,
-    deferred_signals,
-    duration,
-)
+from complexnn.runs.progress import Interrupted, deferred_signals, duration
 
 POLL = 0.1  # seconds between two looks at what runs
 WORTH = 60.0  # seconds: what needs more time than is left is not started for less

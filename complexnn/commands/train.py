@@ -18,13 +18,7 @@ from accelerate.utils import broadcast_object_list
 
 from complexnn import privacy
 from complexnn.commands.app import parse, run, unwritable
-from complexnn.commands.run_folder import (
-    Record,
-    check_free,
-    claim,
-    save_weights,
-    what_to_do_next,
-)
+from complexnn.commands.run_folder import Record, check_free, claim, save_weights, what_to_do_next
 from complexnn.config import InputError, NetConfig, TrainConfig
 from complexnn.config_io import changed, from_dict, to_dict
 from complexnn.data import datasets
@@ -33,11 +27,7 @@ from complexnn.networks.registry import build, topology
 from complexnn.networks.splitnet import SplitNet
 from complexnn.runs import checkpoint, results
 from complexnn.runs.devices import make_accelerator
-from complexnn.training import (
-    checks,
-    compiling,
-    loop,
-)
+from complexnn.training import checks, compiling, loop
 from complexnn.training.evaluation import evaluate
 
 C = TypeVar("C")

@@ -32,14 +32,7 @@ import numpy as np
 from scipy.stats import chi2
 
 from complexnn.config import InputError, NetConfig
-from complexnn.privacy.losses import (
-    LARGEST,
-    UNDERFLOW,
-    Losses,
-    add,
-    grid,
-    times,
-)
+from complexnn.privacy.losses import LARGEST, UNDERFLOW, Losses, add, grid, times
 
 SMALLEST = 1e-290  # the least δ that can be asked for: double precision ends soon below it
 MOST = 300_000  # degrees of freedom: far above, scipy's distribution function is wrong by percents

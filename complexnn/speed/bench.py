@@ -19,11 +19,7 @@ import torch
 from torch import Tensor
 
 from complexnn.config import InputError, NetConfig, Precision, TrainConfig, at_least
-from complexnn.data.images import (
-    Augmentation,
-    Batch,
-    ImageSet,
-)
+from complexnn.data.images import Augmentation, Batch, ImageSet
 from complexnn.networks.costs import dissect
 from complexnn.networks.registry import build
 from complexnn.runs.devices import make_accelerator

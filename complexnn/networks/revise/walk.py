@@ -7,13 +7,7 @@ from typing import Literal, get_args
 from torch import fx, nn
 
 from complexnn.config import InputError, choose
-from complexnn.networks.revise.call import (
-    Activation,
-    Known,
-    New,
-    RevisionError,
-    refuse_in_place,
-)
+from complexnn.networks.revise.call import Activation, Known, New, RevisionError, refuse_in_place
 from complexnn.networks.revise.call_rules import revised_call
 from complexnn.networks.revise.layer_rules import Layer, revised_layer
 from complexnn.networks.revise.sizes import revised_size
