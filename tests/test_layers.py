@@ -22,6 +22,15 @@ class WithShortcut(torch.nn.Module):
         return self.norm(x.roll(1, dims=-1), x)
 
 
+class Tokens(torch.nn.Module):
+    def forward(self, x):
+        return x.unflatten(2, (18, 8))
+
+
+def attention():
+    return layers.MultiheadAttention(8, 2)
+
+
 SHAPE = (4, 6, 6)  # channels and positions of the maps that the layers are given
 CASES = {  # every public layer gets one line here
     "conv": lambda: layers.Conv2d(4, 6, 3, padding=1),
@@ -45,6 +54,14 @@ CASES = {  # every public layer gets one line here
     "dropout": lambda: layers.Dropout(0.4),
     "channel-dropout": lambda: layers.Dropout(0.4, whole_channels=True),
     "flatten": layers.Flatten,
+    "layer-norm": lambda: layers.LayerNorm((6, 6)),
+    "rms-norm": lambda: layers.RMSNorm(6, eps=None),
+    "group-norm": lambda: layers.GroupNorm(2, 4),
+    "instance-norm": lambda: layers.GroupNorm(4, 4),
+    "attention": lambda: torch.nn.Sequential(layers.Flatten(), Tokens(), attention()),
+    "smooth-gate": lambda: layers.SmoothGate("gelu"),
+    "smooth-gate-fixed": lambda: layers.SmoothGate("elu", 1.0),
+    "leaky-gate": lambda: layers.LeakyGate(layers.MeanGate(), torch.nn.Parameter(torch.rand(4))),
 }
 NETWORKS = [
     (arch, variant)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -168,6 +169,85 @@ def mean_gate(x: Tensor) -> Tensor:
 def bound(x: Tensor, limit: float) -> Tensor:
     r"""Moduli limited to ``limit``: :math:`x \cdot b / \max(\|x\|, b)`."""
     return x * (limit / modulus(x).clamp(min=limit)).to(x.dtype)
+
+
+def signed_stand_in(x: Tensor, c: float | None = None) -> Tensor:
+    r""":math:`s(x) = r - c/2` with :math:`r = \|x\| / \sqrt d`: what stands for the signed value
+    of one part in functions that need one, such as a sigmoid.
+
+    r is the root mean square of the parts, so it has the unit of one part for every d. ``c=None``
+    takes the mean of r over all channels and positions of the sample, so that s is around c/2 for
+    usual features and -c/2 for zeros. Invariant under rotation.
+
+    Shape: ``(B, d, C, *) -> (B, 1, C, *)``.
+    """
+    root = modulus(x) / math.sqrt(x.shape[1])
+    middle = root.mean(tuple(range(2, x.dim())), keepdim=True) if c is None else c
+    return root - middle / 2
+
+
+# ------------------------------------------------------------------ norms within one sample
+
+
+def layer_norm(
+    x: Tensor, axes: int, weight: Tensor | None = None, eps: float = 1e-5, *, centre: bool = True
+) -> Tensor:
+    r"""Layer norm over the last ``axes`` axes, without shift:
+
+    .. math:: y_j = w \frac{x_j - E[x_j]}{\sqrt{E_j\big[(x_j - E[x_j])^2\big] + \epsilon}}
+
+    :math:`E` is the mean over these axes of one sample and one part; :math:`E_j` is over the parts,
+    too. Subtracting :math:`E[x_j]` is linear in the parts, so it commutes with their rotation.
+    ``centre=False`` leaves it out: RMS norm (Zhang and Sennrich 2019, arXiv 1910.07467).
+    """
+    wide = at_least_float32(x)
+    over = tuple(range(-axes, 0))
+    if centre:
+        wide = wide - wide.mean(over, keepdim=True)
+    y = wide * torch.rsqrt(wide.square().mean((1, *over), keepdim=True) + eps)
+    return (y if weight is None else y * weight).to(x.dtype)
+
+
+def group_norm(x: Tensor, groups: int, weight: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    """:func:`layer_norm` over all positions of each of ``groups`` groups of channels, with a scale
+    per channel. As many groups as channels: instance norm."""
+    y = layer_norm(x.unflatten(2, (groups, -1)).flatten(3), 1, None, eps).reshape(x.shape)
+    return y if weight is None else y * weight.view(-1, *[1] * (x.dim() - 3)).to(x.dtype)
+
+
+# ----------------------------------------------------------------------------------- attention
+
+
+def product(x: Tensor, y: Tensor) -> Tensor:
+    r"""Matrix products summed over the parts: :math:`\frac{1}{\sqrt d} \sum_j x_j y_j`.
+
+    A rotation of both leaves them alone. The scale keeps their spread whatever d is, as attention's
+    :math:`1 / \sqrt E` does for E channels.
+
+    Shape: ``(B, d, *, n, E), (B, d, *, E, m) -> (B, 1, *, n, m)``.
+    """
+    return (x @ y).sum(1, keepdim=True) / math.sqrt(x.shape[1])
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, **settings: Any
+) -> Tensor:
+    r"""Scaled dot-product attention (Vaswani et al. 2017):
+
+    .. math:: y_j = \mathrm{softmax}\Big(\frac{\sum_i q_i k_i^\top}{\sqrt{d E}} + M\Big)\, v_j
+
+    The weights depend on products of queries and keys that are summed over the parts, which no
+    rotation changes; every part of the values is mixed by the same weights. ``mask`` and
+    ``settings`` are those of :func:`torch.nn.functional.scaled_dot_product_attention`, which
+    computes all parts in one call: as channels of one sample.
+
+    Shape: ``(B, d, *, n, E), (B, d, *, m, E), (B, d, *, m, V) -> (B, d, *, n, V)``.
+    """
+    dim, scale = query.shape[1], settings.pop("scale", None)
+    scale = (query.shape[-1] ** -0.5 if scale is None else scale) / math.sqrt(dim)
+    together = [part.movedim(1, -2).flatten(-2) for part in (query, key, value)]
+    y = F.scaled_dot_product_attention(*together, attn_mask=mask, scale=scale, **settings)
+    return y.unflatten(-1, (dim, -1)).movedim(-2, 1)
 
 
 # --------------------------------------------------------------- pooling, dropout and shortcut

@@ -7,9 +7,12 @@ output never depends on the other samples of its batch. Rules and formulas: Xian
 "Interpretable Complex-Valued Neural Networks for Privacy Protection", ICLR 2020.
 """
 
+from complexnn.rotation.layers.attention import MultiheadAttention as MultiheadAttention
 from complexnn.rotation.layers.gates import Bound as Bound
 from complexnn.rotation.layers.gates import Dropout as Dropout
+from complexnn.rotation.layers.gates import LeakyGate as LeakyGate
 from complexnn.rotation.layers.gates import MeanGate as MeanGate
+from complexnn.rotation.layers.gates import SmoothGate as SmoothGate
 from complexnn.rotation.layers.gates import SoftGate as SoftGate
 from complexnn.rotation.layers.linear import ComplexConv2d as ComplexConv2d
 from complexnn.rotation.layers.linear import ComplexLinear as ComplexLinear
@@ -22,3 +25,6 @@ from complexnn.rotation.layers.norms import NormMixingGate as NormMixingGate
 from complexnn.rotation.layers.pooling import AdaptiveAvgPool2d as AdaptiveAvgPool2d
 from complexnn.rotation.layers.pooling import Flatten as Flatten
 from complexnn.rotation.layers.pooling import MaxPool2d as MaxPool2d
+from complexnn.rotation.layers.sample_norms import GroupNorm as GroupNorm
+from complexnn.rotation.layers.sample_norms import LayerNorm as LayerNorm
+from complexnn.rotation.layers.sample_norms import RMSNorm as RMSNorm

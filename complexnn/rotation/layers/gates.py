@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from complexnn.rotation import functional as cF
@@ -55,6 +60,79 @@ class MeanGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return cF.mean_gate(x)
+
+
+def _elu_slope(t: Tensor) -> Tensor:
+    below = t.clamp(max=-1e-12)  # exp(t) - 1 over t is 1 there, in every precision
+    return torch.expm1(below) / below
+
+
+# Activations t g(t), and their slopes g.
+SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": lambda t: 0.5 * (1 + torch.erf(t / math.sqrt(2))),
+    "silu": torch.sigmoid,
+    "hardswish": F.hardsigmoid,
+    "mish": lambda t: torch.tanh(F.softplus(t)),
+    "elu": _elu_slope,
+}
+
+
+class SmoothGate(nn.Module):
+    r"""The form of an activation :math:`t\, g(t)` with a continuous slope g, such as GELU's
+    :math:`\Phi` or SiLU's sigmoid:
+
+    .. math:: y = x\, g(r - c/2), \quad r = \|x\| / \sqrt d
+
+    with c the mean of r over the sample (``c=None``), or fixed. It follows from the paper's gate,
+    which is a ReLU's slope (0 below 0, 1 above) averaged over a window of width c below r:
+
+    .. math:: \frac{1}{c} \int_{r-c}^{r} g(t)\, dt = \min\Big(\frac{r}{c}, 1\Big).
+
+    For a continuous g, its value in the middle of the window stands for the average.
+    The mean is over all entries of a sample, so like the plain activation, the layer does not mind
+    which axis holds the channels.
+
+    Shape: ``(B, d, C, *) -> (B, d, C, *)``.
+    """
+
+    def __init__(self, slope: str, c: float | None = None) -> None:
+        super().__init__()
+        if slope not in SLOPES:
+            raise ValueError(f"slope must be one of {', '.join(SLOPES)}, got {slope}")
+        if c is not None and c <= 0:
+            raise ValueError(f"c must be positive, got {c}")
+        self.slope, self.c = slope, c
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * SLOPES[self.slope](cF.signed_stand_in(x, self.c)).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.slope}, c={self.c}"
+
+
+class LeakyGate(nn.Module):
+    r"""The form of a ReLU that lets a share ``a`` of negative values through:
+    :math:`a x + (1 - a)\, \mathrm{gate}(x)`.
+
+    Args:
+        gate: the form of the ReLU.
+        a: a number, or a parameter with one number or one per channel, which is learned (PReLU).
+
+    Shape: ``(B, d, C, *) -> (B, d, C, *)``.
+    """
+
+    def __init__(self, gate: nn.Module, a: float | nn.Parameter) -> None:
+        super().__init__()
+        self.gate, self.weight = gate, a
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.weight
+        if isinstance(a, Tensor) and a.numel() > 1:
+            a = a.view(-1, *[1] * (x.dim() - 3))
+        return a * x + (1 - a) * self.gate(x)
+
+    def extra_repr(self) -> str:
+        return "learned" if isinstance(self.weight, Tensor) else f"{self.weight:g}"
 
 
 class Dropout(nn.Module):
