@@ -53,6 +53,8 @@ CASES = {  # every public layer gets one line here
     "adaptive-pool": lambda: layers.AdaptiveAvgPool2d(1),
     "dropout": lambda: layers.Dropout(0.4),
     "channel-dropout": lambda: layers.Dropout(0.4, whole_channels=True),
+    "stochastic-depth": lambda: layers.StochasticDepth(0.4),
+    "stochastic-depth-of-all": lambda: layers.StochasticDepth(0.1, "batch"),
     "flatten": layers.Flatten,
     "layer-norm": lambda: layers.LayerNorm((6, 6)),
     "rms-norm": lambda: layers.RMSNorm(6, eps=None),

@@ -161,6 +161,16 @@ class Learned(nn.Module):
         return x + self.offset
 
 
+class ClassToken(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.ones(1, 1, 8))
+
+    def forward(self, x):
+        tokens = x.flatten(2).transpose(1, 2)
+        return torch.cat([self.token.expand(x.shape[0], -1, -1), tokens], dim=1)
+
+
 class Shortcut(nn.Module):
     def __init__(self, layer):
         super().__init__()
@@ -182,26 +192,38 @@ def function(body):
     ("make", "message"),
     [
         (lambda: nn.Softmax(1), r"0 \(Softmax\): compares signed values; do it in the decoder"),
-        (lambda: nn.LayerNorm(8), r"0 \(LayerNorm\): subtracts a mean.*use BatchNorm"),
-        (lambda: nn.GroupNorm(2, 4), r"0 \(GroupNorm\)"),
-        (nn.Sigmoid, r"0 \(Sigmoid\): acts on each part alone; use ReLU"),
-        (nn.GELU, r"0 \(GELU\)"),
-        (nn.Hardswish, r"0 \(Hardswish\)"),
+        (nn.Tanh, r"0 \(Tanh\): acts on each part alone; use ReLU or GELU"),
+        (lambda: nn.ELU(2.0), r"0 \(ELU\): has a slope that jumps at 0; use alpha=1"),
+        (nn.Sigmoid, "the result has no parts, since it is a function of moduli"),
+        (
+            lambda: nn.InstanceNorm2d(4, track_running_stats=True),
+            r"0 \(InstanceNorm2d\): subtracts a stored mean.*use track_running_stats=False",
+        ),
+        (
+            lambda: nn.TransformerEncoderLayer(8, 2),
+            r"has no forward that can be traced; use MultiheadAttention and LayerNorm",
+        ),
         (lambda: nn.LocalResponseNorm(2), "no equivariant form is known"),
         (lambda: nn.MaxPool2d(2, dilation=2), "is dilated"),
         (lambda: nn.BatchNorm2d(4, track_running_stats=False), "answers depend on their neighb"),
-        (lambda: nn.Flatten(2), "flattens other axes"),
-        (Squeeze, r"0\.inner.*multiplies two features.*use a sum or a concatenation"),
-        (Learned, r"offset: a stored tensor enters"),
+        (lambda: nn.Flatten(0), "flattens the axis of samples"),
+        (Squeeze, r"0\.inner.*multiplies two features.*use a sum, or a sigmoid"),
+        (
+            Learned,
+            r"\(add\): adds a stored tensor, such as a bias or a position emb.*cut behind",
+        ),
+        (lambda: ClassToken(), r"concatenates a stored tensor, such as a class token.*cut behind"),
         (lambda: function(lambda x: x + 1), "adds a constant"),
-        (lambda: function(lambda x: x.sigmoid()), r"\(sigmoid\): no equivariant form"),
+        (lambda: function(lambda x: x.sigmoid() + x), "adds something that is no feature"),
+        (lambda: function(lambda x: x.tanh()), r"\(tanh\): no equivariant form"),
         (lambda: function(lambda x: torch.cat([x, x])), "concatenates along the batch"),
-        (lambda: function(lambda x: x.mean(1)), "averages over channels or samples"),
-        (lambda: function(lambda x: x.mean([-4])), "averages over channels or samples"),
+        (lambda: function(lambda x: x.mean(0)), "averages over samples"),
+        (lambda: function(lambda x: x.sum([0, 1])), "adds up samples"),
         (lambda: function(lambda x: torch.cat([x, x], -2)), "may concatenate along the batch"),
-        (lambda: function(lambda x: x.view(-1, 4)), "may mix parts"),
-        (lambda: function(lambda x: x.view(4, -1)), "may mix parts"),
-        (lambda: function(lambda x: x.view(x.dim(), -1)), "asks for the number of axes"),
+        (lambda: function(lambda x: x.view(-1, 4)), "may mix samples.*axis of their own"),
+        (lambda: function(lambda x: x.view(4, -1)), "may mix samples"),
+        (lambda: function(lambda x: x.view(x.dim(), -1)), "may mix samples"),
+        (lambda: function(lambda x: x.view(x.size(0) * x.size(1), -1)), "may mix samples"),
         (lambda: function(lambda x: F.interpolate(x, x.shape[:2])), "more of a shape"),
         (lambda: function(lambda x: x if x.sum() > 0 else -x), "torch.fx cannot trace"),
         # Products and quotients.
@@ -214,7 +236,6 @@ def function(body):
         (lambda: function(lambda x: x * float("inf")), "scales by something that is no finite"),
         (lambda: function(lambda x: x * 2j), "scales by something that is no finite"),
         (lambda: function(lambda x: x * torch.rand(x.shape)), "makes a tensor that is no feature"),
-        (lambda: function(lambda x: x * torch.arange(2.0)), "a stored tensor enters"),
         (lambda: function(lambda x: x * torch.rand(3)), "draws random numbers of its own"),
         (lambda: function(lambda x: x**2), r"\(pow\): no equivariant form"),
         (lambda: function(lambda x: x // 2), r"\(floordiv\): no equivariant form"),
@@ -225,14 +246,37 @@ def function(body):
         (lambda: function(lambda x: torch.add(x, x, alpha=-3)), "scales a summand by alpha"),
         # Shapes.
         (lambda: function(lambda x: x.T), r"asks for \.T"),
-        (lambda: function(lambda x: torch.flatten(x, end_dim=1)), "flattens other axes"),
-        (lambda: function(lambda x: x.flatten(2)), "flattens other axes"),
-        (lambda: function(lambda x: x.view(x.size(1), -1)), "may mix parts"),
-        (lambda: function(lambda x: x[:1]), r"\(getitem\): no equivariant form"),
-        (lambda: function(lambda x: x.transpose(0, 1)), "no equivariant form"),
+        (lambda: function(lambda x: torch.flatten(x, end_dim=1)), "flattens the axis of samples"),
+        (lambda: function(lambda x: x.flatten(-3)), "flattens the axis of samples"),
+        (lambda: function(lambda x: x.view(x.size(1), -1)), "may mix samples"),
+        (lambda: function(lambda x: x[:1]), "takes some samples, not all"),
+        (lambda: function(lambda x: x[0]), "takes some samples, not all"),
+        (lambda: function(lambda x: x[:, torch.arange(2)]), "is indexed by something that is no"),
+        (lambda: function(lambda x: x.squeeze()), "may squeeze a batch of one sample"),
+        (lambda: function(lambda x: x.squeeze(0)), "works on the axis of samples"),
+        (lambda: function(lambda x: x.chunk(2)[0]), "works on the axis of samples"),
+        (lambda: function(lambda x: x.roll(1, 0)), "works on the axis of samples"),
+        (lambda: function(lambda x: torch.cat(x.chunk(2, 1), 1)), "takes a list of features"),
+        (lambda: function(lambda x: x.chunk(2, 1)), "the result is not one feature"),
+        (lambda: function(lambda x: x.transpose(0, 1)), "its samples on axis 1; return them on"),
+        (lambda: function(lambda x: x.transpose(0, -1)), "moves the samples to an axis from the"),
+        (
+            lambda: nn.Sequential(function(lambda x: x.transpose(0, 1)), nn.Conv2d(4, 4, 1)),
+            r"0\.1 \(Conv2d\): takes axis 0 for the samples, which are on axis 1",
+        ),
+        (lambda: function(lambda x: x + x.transpose(0, 1)), "samples are on different axes"),
+        (lambda: function(lambda x: x @ torch.ones(8, 8)), "a matrix that is no feature; use nn.L"),
+        (lambda: function(lambda x: x @ x), "the result has no parts"),
+        (lambda: function(lambda x: x.softmax(-1)), "it compares signed values"),
+        (lambda: function(lambda x: (x @ x).softmax(0) @ x), "works on the axis of samples"),
+        (lambda: function(lambda x: F.relu_(x.view(x.shape)) + x), "changes in place what is used"),
+        (
+            lambda: function(lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.1)),
+            "drops in eval mode, too",
+        ),
         (lambda: function(lambda x: x * x.shape[-4]), "more of a shape"),
         # Statistics, windows and borders.
-        (lambda: function(lambda x: x.mean()), "averages over channels or samples"),
+        (lambda: function(lambda x: x.mean()), "averages over samples"),
         (lambda: function(lambda x: x.mean(2, dtype=torch.float64)), "takes dtype="),
         (lambda: function(lambda x: x.amax(2)), r"\(amax\): no equivariant form"),
         (lambda: function(lambda x: F.pad(x, (0,) * 6 + (1, -1))), "may pad the batch"),
@@ -287,8 +331,12 @@ def test_two_inputs_are_refused():
 
 LATE = {  # what only the shape of the features shows
     "sum of other axes": (lambda x: x + x.mean([2, 3]), (4, 4, 4), "use keepdim=True"),
-    "mean of samples": (lambda x: x.flatten(1).mean(-2), (4, 2, 2), "averages over channels or s"),
-    "mean of channels": (lambda x: x.flatten(1).mean(-1), (4, 2, 2), "averages over channels or s"),
+    "mean of samples": (lambda x: x.flatten(1).mean(-2), (4, 2, 2), "over the axis of samples"),
+    "moved samples": (lambda x: x.transpose(-2, -1), (4,), "over the axis of samples"),
+    "sliced samples": (lambda x: x[..., 1:, :], (4,), "over the axis of samples"),
+    "norm of samples": (lambda x: F.layer_norm(x, (4, 4)), (4,), "over the axis of samples"),
+    "scaled samples": (lambda x: x * torch.ones(4, 1), (4,), "has an entry per sample"),
+    "product of samples": (lambda x: (x @ x) @ x, (4,), "takes samples for a matrix"),
     "concatenated parts": (lambda x: torch.cat([x, x], -3), (4, 6), "concatenates along the batch"),
     "shifted batch": (lambda x: F.pad(x.flatten(1), (0, 0, 1, -1)), (4, 2, 2), "pads the batch"),
 }
@@ -310,11 +358,11 @@ def test_a_batch_is_not_taken_for_channels():
 
 
 def test_every_obstacle_is_named_with_its_module():
-    model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.GELU(), Squeeze(), nn.Sequential(nn.Sigmoid()))
+    model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Tanh(), Squeeze(), nn.Sequential(nn.SELU()))
     with pytest.raises(complexnn.RevisionError) as error:
         complexnn.revise(model)
     text = str(error.value)
-    for obstacle in ("3 obstacles", "1 (GELU)", "2.inner, mul (mul)", "3.0 (Sigmoid)"):
+    for obstacle in ("3 obstacles", "1 (Tanh)", "2.inner, mul (mul)", "3.0 (SELU)"):
         assert obstacle in text
     # Of a stretch, too, with the paths of the network that it was cut from.
     whole = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Sequential(Squeeze(), nn.ReLU()), nn.Flatten())

@@ -1,148 +1,101 @@
 """Which functions and methods of an ordinary network have a rotation-equivariant form: one row a
-call."""
+call. Activations, norms and windows stand here; what computes with several features and what moves
+axes has tables of its own, which are joined at the end."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torchvision.ops import stochastic_depth
 
-from complexnn.networks.revise import operations
-from complexnn.networks.revise.call import Activation, Call, Known, New, nodes_in
+from complexnn.networks.revise import attention, axis_rules, operations, sum_rules
+from complexnn.networks.revise.call import Call, New, Row, Rule, nodes_in
 from complexnn.rotation import functional as cF
 from complexnn.rotation import layers
 
-Rule = Callable[[Call], New]
 
-
-class Row(NamedTuple):
-    """Calls that are revised alike."""
-
-    targets: tuple[Any, ...]  # functions by themselves, methods by their names
-    rule: Rule
-    arguments: str | None = None  # their names in order; None: the rule reads the node itself
-    checked: bool = True  # the first argument, and no other, is a feature; False: the rule checks
-
-
-def revised_call(node: fx.Node, known: Known, activation: Activation) -> New:
+def revised_call(call: Call) -> New:
     """The equivariant form of a call that takes a feature.
 
     Raises:
         RevisionError: saying where the call is, why there is none and what to use instead.
     """
-    call = Call(node, known, activation)
-    if node.target not in RULES:
+    if call.node.target not in RULES:
+        home = getattr(call.node.target, "__module__", None) or "torch"
+        closed = not home.startswith(("torch.", "_operator")) and home != "torch"
         raise call.refuse(
-            "no equivariant form is known",
-            "build it from sums, concatenations, ReLU, pools and linear layers",
+            f"is a function of {home} that tracing does not open; no equivariant form is known"
+            if closed
+            else "no equivariant form is known",
+            "build it from sums, concatenations, activations, pools and linear layers",
         )
-    row = RULES[node.target]
+    row = RULES[call.node.target]
     if row.arguments is not None:
         call.bind(row.arguments)
     if row.checked:
         call.refuse_features_behind_the_first()
+    if not row.anywhere:
+        call.refuse_samples_elsewhere()
     return row.rule(call)
 
 
-# ------------------------------------------------------------------------- sums and products
+# --------------------------------------------------------------------------------------- norms
 
 
-def _sum(call: Call) -> New:
-    return _added(call, operations.sum_of, torch.clone)
+def _layer_norm(*, centre: bool) -> Rule:
+    def rule(call: Call) -> New:
+        shape, eps = call.arguments.get("normalized_shape"), call.arguments.get("eps", None)
+        if nodes_in(shape):
+            raise call.refuse("normalises over a shape that is not known beforehand", "use numbers")
+        axes = [shape] if isinstance(shape, int) else list(shape)
+        eps = 1e-5 if eps is None and centre else eps
+        return operations.layer_norm, (call.feature, axes, _scale(call), eps, centre, call.place)
+
+    return rule
 
 
-def _difference(call: Call) -> New:
-    return _added(call, operations.difference_of, torch.neg)
+def _group_norm(call: Call) -> New:
+    groups, eps = call.arguments.get("num_groups"), call.arguments.get("eps", 1e-5)
+    return operations.group_norm, (_only_feature(call), groups, _scale(call), eps)
 
 
-def _added(call: Call, of_both: Callable, of_0_and: Callable) -> New:
-    """A sum or difference of two features, or of a feature and 0; others are refused."""
-    summands = [call.feature, call.arguments.get("other")]
-    if call.arguments.get("alpha", 1) != 1:
-        raise call.refuse("scales a summand by alpha", "multiply it first")
-    if not all(call.is_feature(s) for s in summands if isinstance(s, fx.Node)):
-        raise call.refuse("adds something that is no feature", "leave it out")
-    if all(isinstance(s, fx.Node) for s in summands):
-        return of_both, tuple(summands)
-    constant = [not isinstance(s, fx.Node) for s in summands].index(True)
-    if not (call.is_number(summands[constant]) and summands[constant] == 0):
-        raise call.refuse("adds a constant, which a rotation would not rotate", "leave it out")
-    return (of_0_and if constant == 0 else torch.clone), (summands[1 - constant],)
-
-
-def _product(call: Call) -> New:
-    factors = [call.feature, call.arguments.get("other")]
-    if all(call.is_feature(f) for f in factors):
+def _instance_norm(call: Call) -> New:
+    if not call.arguments.get("use_input_stats", True):
         raise call.refuse(
-            "multiplies two features, which turns their angles into a sum",
-            "use a sum or a concatenation",
+            "subtracts a stored mean, which a rotation would not rotate",
+            "use use_input_stats=True, or BatchNorm",
         )
-    feature, scale = factors if call.is_feature(factors[0]) else factors[::-1]
-    if not call.is_number(scale):
-        raise call.refuse("scales by something that is no finite number", "use a number")
-    return torch.mul, (feature, scale)
+    eps = call.arguments.get("eps", 1e-5)
+    return operations.group_norm, (_only_feature(call), None, _scale(call), eps)
 
 
-def _quotient(call: Call) -> New:
-    divisor = call.arguments.get("other")
-    if call.is_feature(divisor):
-        raise call.refuse(
-            "divides by a feature, which turns its angle around", "divide by a number"
-        )
-    if not call.is_number(divisor) or divisor == 0:
-        raise call.refuse("divides by something that is no finite number", "use a number")
-    if call.arguments.get("rounding_mode") is not None:
-        raise call.refuse("rounds each part alone", "leave rounding_mode out")
-    return torch.div, (call.feature, divisor)
+def _scale(call: Call) -> fx.Node | None:
+    """The stored scale of a norm, whose shift goes."""
+    _only_feature(call)
+    weight = call.arguments.get("weight")
+    if weight is not None and not call.is_constant(weight):
+        raise call.refuse("has a scale that is not stored", "use a parameter")
+    return weight
 
 
-# ------------------------------------------------------------------------- axes and positions
+def _only_feature(call: Call) -> fx.Node:
+    if not call.is_feature(call.feature):
+        raise call.refuse("normalises something that is no feature", "normalise features")
+    return call.feature
 
 
-def _concatenation(call: Call) -> New:
-    tensors, axis = call.arguments.get("tensors"), call.arguments.get("dim", 0)
-    listed = isinstance(tensors, (list, tuple))
-    if not listed or not all(call.is_feature(t) for t in tensors):
-        raise call.refuse("concatenates something that is no feature", "concatenate features")
-    if axis == 0 or not isinstance(axis, int):
-        raise call.refuse("concatenates along the batch", "use dim=1")
-    if axis not in (-3, -1) and axis < 0:
-        raise call.refuse("may concatenate along the batch", "count the axis from the front")
-    return operations.concatenated, (list(tensors), axis + 1 if axis > 0 else axis)
-
-
-def _flatten(call: Call) -> New:
-    ends = call.arguments.get("start_dim", 0), call.arguments.get("end_dim", -1)
-    if ends != (1, -1):
-        raise call.refuse("flattens other axes than channels and positions", "use flatten(x, 1)")
-    return layers.Flatten()
-
-
-def _view(call: Call) -> New:
-    """``x.view(x.shape[0], -1)``, as often written for ``flatten(x, 1)``."""
-    shape = call.node.args[1:]
-    if len(shape) == 1 and isinstance(shape[0], (list, tuple)):
-        shape = tuple(shape[0])
-    flat = len(shape) == 2 and shape[0] in call.known.batches and shape[1] == -1
-    if not flat or call.node.kwargs:
-        raise call.refuse("changes the shape in a way that may mix parts", "use flatten(x, 1)")
-    return layers.Flatten()
-
-
-def _mean(call: Call) -> New:
-    axes, keep = call.arguments.get("dim"), call.arguments.get("keepdim", False)
-    axes = axes if isinstance(axes, (list, tuple)) else [axes]
-    if not axes or not all(isinstance(a, int) and (a >= 2 or a in (-1, -2)) for a in axes):
-        raise call.refuse("averages over channels or samples", "average over positions")
-    return operations.mean_over, (call.feature, [a + 1 if a > 0 else a for a in axes], keep)
+# ----------------------------------------------------------------------- windows and positions
 
 
 def _max_pool(call: Call) -> New:
     given = call.arguments
+    if call.invariant:
+        raise call.refuse("goes by the modulus of something that has none", "pool features")
     if given.get("dilation", 1) not in (1, (1, 1), [1, 1]):
         raise call.refuse("is dilated", "use a plain pool")
     if given.get("return_indices", False):
@@ -179,8 +132,39 @@ def _of_every_part(function: Callable) -> Rule:
 # --------------------------------------------------------------------------------- all others
 
 
-def _relu(bound: float | None) -> Rule:
-    return lambda call: call.activation(bound)
+def _gate(plain: Callable, make: Callable[[Call], nn.Module]) -> Rule:
+    """The form of an activation; what no rotation changes keeps the plain one."""
+
+    def rule(call: Call) -> New:
+        if call.invariant:
+            settings = {n: v for n, v in call.settings.items() if n != "inplace"}
+            return plain, (call.feature,), settings
+        return make(call)
+
+    return rule
+
+
+def _smooth(plain: Callable, slope: str) -> Rule:
+    return _gate(plain, lambda call: call.gates.smooth(slope))
+
+
+def _leaky(call: Call) -> nn.Module:
+    return call.gates.leaky(call.arguments.get("negative_slope", 0.01))
+
+
+def _elu(call: Call) -> nn.Module:
+    if call.arguments.get("alpha", 1.0) != 1:
+        raise call.refuse("has a slope that jumps at 0", "use alpha=1")
+    return call.gates.smooth("elu")
+
+
+def _sigmoid(plain: Callable) -> Rule:
+    def rule(call: Call) -> New:
+        function = plain if call.invariant else call.gates.of_moduli(plain)
+        call.invariant = True
+        return function, (call.feature,)
+
+    return rule
 
 
 def _dropout(*, whole_channels: bool) -> Rule:
@@ -198,6 +182,15 @@ def _dropout(*, whole_channels: bool) -> Rule:
     return rule
 
 
+def _stochastic_depth(call: Call) -> New:
+    """Whole samples, or the whole batch, are dropped: with all their parts."""
+    p, mode = call.arguments.get("p"), call.arguments.get("mode")
+    training = call.arguments.get("training", True)
+    if training not in call.known.modes and training is not False:
+        raise call.refuse("drops in eval mode, too", "pass training=self.training")
+    return layers.StochasticDepth(p, mode) if training else nn.Identity()
+
+
 def _as_it_is(function: Callable) -> Rule:
     """The rule of a function of one feature that commutes with every rotation."""
     return lambda call: (function, (call.feature,))
@@ -207,48 +200,63 @@ def _identity(call: Call) -> New:
     return nn.Identity()
 
 
-def _number_of_axes(call: Call) -> NoReturn:
-    raise call.refuse("asks for the number of axes, of which there is one more", "leave it out")
-
-
 # -------------------------------------------------------------------------------------- table
 
-_BOTH = "input other"
-_SUMMANDS = "input other alpha"
+_LAYER_NORM = "input normalized_shape weight bias eps"
+_INSTANCE_NORM = "input running_mean running_var weight bias use_input_stats momentum eps"
 _MAX_POOL = "input kernel_size stride padding dilation ceil_mode return_indices"
 _AVG_POOL = "input kernel_size stride padding ceil_mode count_include_pad divisor_override"
 _SIZES = "input size scale_factor mode align_corners recompute_scale_factor antialias"
+_IN_PLACE = "input inplace"
+_EACH = {"anywhere": True}  # entry by entry
 
 _TABLE = (
-    Row((operator.add, operator.iadd, torch.add, "add", "add_"), _sum, _SUMMANDS, checked=False),
+    *sum_rules.ROWS,
+    *attention.ROWS,
+    *axis_rules.ROWS,
+    # Activations.
     Row(
-        (operator.sub, operator.isub, torch.sub, "sub", "sub_"),
-        _difference,
-        _SUMMANDS,
-        checked=False,
+        (F.relu, F.relu_, torch.relu, "relu", "relu_"),
+        _gate(F.relu, lambda call: call.gates.relu()),
+        _IN_PLACE,
+        **_EACH,
     ),
-    Row((operator.mul, operator.imul, torch.mul, "mul", "mul_"), _product, _BOTH, checked=False),
-    Row((operator.truediv, operator.itruediv), _quotient, _BOTH, checked=False),
-    Row((torch.div, "div", "div_"), _quotient, f"{_BOTH} rounding_mode", checked=False),
-    Row((operator.neg, torch.neg, "neg", "neg_"), _as_it_is(torch.neg), "input"),
-    Row((torch.cat,), _concatenation, "tensors dim", checked=False),
-    Row((torch.flatten, "flatten"), _flatten, "input start_dim end_dim"),
-    Row(("view", "reshape", torch.reshape), _view, checked=False),
-    Row(("dim", "ndimension"), _number_of_axes, checked=False),
-    Row((F.relu, F.relu_, torch.relu, "relu", "relu_"), _relu(None), "input inplace"),
-    Row((F.relu6,), _relu(6.0), "input inplace"),
-    Row((torch.mean, "mean"), _mean, "input dim keepdim"),
-    Row((F.dropout,), _dropout(whole_channels=False), "input p training inplace"),
+    Row((F.relu6,), _gate(F.relu6, lambda call: call.gates.relu(6.0)), _IN_PLACE, **_EACH),
+    Row((F.gelu,), _smooth(F.gelu, "gelu"), "input approximate", **_EACH),
+    Row((F.silu,), _smooth(F.silu, "silu"), _IN_PLACE, **_EACH),
+    Row((F.hardswish,), _smooth(F.hardswish, "hardswish"), _IN_PLACE, **_EACH),
+    Row((F.mish,), _smooth(F.mish, "mish"), _IN_PLACE, **_EACH),
+    Row((F.elu,), _gate(F.elu, _elu), "input alpha inplace", **_EACH),
+    Row((F.leaky_relu,), _gate(F.leaky_relu, _leaky), "input negative_slope inplace", **_EACH),
+    Row((torch.sigmoid, F.sigmoid, "sigmoid"), _sigmoid(torch.sigmoid), "input", **_EACH),
+    Row((F.hardsigmoid,), _sigmoid(F.hardsigmoid), _IN_PLACE, **_EACH),
+    # Norms.
+    Row((F.layer_norm,), _layer_norm(centre=True), _LAYER_NORM, checked=False, anywhere=True),
+    Row(
+        (F.rms_norm,),
+        _layer_norm(centre=False),
+        "input normalized_shape weight eps",
+        checked=False,
+        anywhere=True,
+    ),
+    Row((F.group_norm,), _group_norm, "input num_groups weight bias eps", checked=False),
+    Row((F.instance_norm,), _instance_norm, _INSTANCE_NORM, checked=False),
+    # Dropout.
+    Row((F.dropout,), _dropout(whole_channels=False), "input p training inplace", **_EACH),
     Row((F.dropout2d,), _dropout(whole_channels=True), "input p training inplace"),
-    Row((torch.dropout,), _dropout(whole_channels=False), "input p train"),
+    Row((torch.dropout,), _dropout(whole_channels=False), "input p train", **_EACH),
     Row((torch.feature_dropout,), _dropout(whole_channels=True), "input p train"),
+    Row((stochastic_depth,), _stochastic_depth, "input p mode training"),
+    # Windows and positions.
     Row((F.max_pool2d, torch.max_pool2d), _max_pool, _MAX_POOL),
     Row((F.avg_pool2d,), _of_every_part(F.avg_pool2d), _AVG_POOL),
     Row((F.adaptive_avg_pool2d,), _of_every_part(F.adaptive_avg_pool2d), "input output_size"),
     Row((F.interpolate,), _of_every_part(F.interpolate), _SIZES),
     Row((F.pixel_shuffle,), _of_every_part(F.pixel_shuffle), "input upscale_factor"),
     Row((F.pad,), _pad, "input pad mode value"),
-    Row(("contiguous", "clone", torch.clone), _identity, "input memory_format"),
-    Row(("detach", torch.detach), _as_it_is(torch.detach), "input"),
+    # Others.
+    Row((operator.neg, torch.neg, "neg", "neg_"), _as_it_is(torch.neg), "input", **_EACH),
+    Row(("contiguous", "clone", torch.clone), _identity, "input memory_format", **_EACH),
+    Row(("detach", torch.detach), _as_it_is(torch.detach), "input", **_EACH),
 )
 RULES = {target: row for row in _TABLE for target in row.targets}

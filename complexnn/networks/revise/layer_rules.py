@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NoReturn
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from complexnn.networks.revise.call import Activation, RevisionError
-from complexnn.networks.revise.operations import PerPart
+from complexnn.networks.revise import operations
+from complexnn.networks.revise.call import Layer
+from complexnn.networks.revise.operations import Attention, PerPart
 from complexnn.rotation import layers
 
-
-@dataclass(frozen=True)
-class Layer:
-    """A module of the plain network that is not opened."""
-
-    module: nn.Module
-    path: str
-    activation: Activation
-
-    def refuse(self, reason: str, instead: str) -> RevisionError:
-        return RevisionError(f"{self.path} ({type(self.module).__name__}): {reason}; {instead}")
+Rule = Callable[[Layer], nn.Module | Callable]  # a layer, or a function of a feature
 
 
-Rule = Callable[[Layer], nn.Module]
-
-
-def revised_layer(layer: Layer) -> nn.Module:
+def revised_layer(layer: Layer) -> nn.Module | Callable:
     """The equivariant form of a layer, with its weights copied.
 
     Raises:
@@ -41,8 +30,30 @@ def revised_layer(layer: Layer) -> nn.Module:
             return RULES[kind](layer)
     raise layer.refuse(
         "no equivariant form is known",
-        "build it from convolutions, linear layers, ReLU, BatchNorm, pools and sums",
+        "build it from convolutions, linear layers, activations, norms, pools and sums",
     )
+
+
+def axes_of(module: nn.Module) -> int | None:
+    """On how many of the last axes a layer works, whichever axis the samples are on; None: it needs
+    them on the first."""
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        return len(module.normalized_shape)
+    if isinstance(module, nn.Linear):
+        return 1
+    return 0 if isinstance(module, (*_ACTIVATIONS, nn.Dropout, nn.Identity)) else None
+
+
+def of_invariant(layer: Layer) -> nn.Module:
+    """What no rotation changes keeps the plain layer, with its bias."""
+    module = layer.module
+    if isinstance(module, nn.Softmax) and (module.dim is None or module.dim == 0):
+        raise layer.refuse("compares samples", "use dim=-1")
+    if not isinstance(module, (*_ACTIVATIONS, *_ENTRIES, nn.Linear, nn.Conv1d, nn.Conv2d)):
+        raise layer.refuse(
+            "no form is known for a function of moduli", "use linear layers and activations"
+        )
+    return PerPart(copy.deepcopy(module))
 
 
 # -------------------------------------------------------------------------------------- rules
@@ -94,10 +105,70 @@ def _max_pool(layer: Layer) -> nn.Module:
     )
 
 
-def _flatten(layer: Layer) -> nn.Module:
-    if (layer.module.start_dim, layer.module.end_dim) != (1, -1):
-        raise layer.refuse("flattens other axes than channels and positions", "use (1, -1)")
-    return layers.Flatten()
+def _flatten(layer: Layer) -> nn.Module | Callable:
+    first, last = layer.module.start_dim, layer.module.end_dim
+    if (first, last) == (1, -1):
+        return layers.Flatten()
+    if first < 1 or 0 <= last <= first:
+        raise layer.refuse("flattens the axis of samples with others, or may", "use (1, -1)")
+
+    def flatten(x: Tensor) -> Tensor:
+        return x.flatten(first, last)
+
+    return operations.folded(flatten, 0, 0)
+
+
+def _layer_norm(layer: Layer) -> nn.Module:
+    plain = layer.module
+    kind = layers.RMSNorm if isinstance(plain, nn.RMSNorm) else layers.LayerNorm
+    norm = kind(plain.normalized_shape, eps=plain.eps, affine=plain.elementwise_affine)
+    return _with_weight(norm, plain.weight)
+
+
+def _group_norm(layer: Layer) -> nn.Module:
+    plain = layer.module
+    norm = layers.GroupNorm(
+        plain.num_groups, plain.num_channels, eps=plain.eps, affine=plain.affine
+    )
+    return _with_weight(norm, plain.weight)
+
+
+def _instance_norm(layer: Layer) -> nn.Module:
+    plain = layer.module
+    if plain.track_running_stats:
+        raise layer.refuse(
+            "subtracts a stored mean in eval mode, which a rotation would not rotate",
+            "use track_running_stats=False, or BatchNorm",
+        )
+    channels = plain.num_features
+    norm = layers.GroupNorm(channels, channels, eps=plain.eps, affine=plain.affine)
+    return _with_weight(norm, plain.weight)
+
+
+def _attention(layer: Layer) -> nn.Module:
+    plain = layer.module
+    if plain.in_proj_weight is None or plain.bias_k is not None or plain.add_zero_attn:
+        raise layer.refuse(
+            "has keys or values of another width, or adds some of its own", "use equal widths"
+        )
+    new = Attention(plain.embed_dim, plain.num_heads, plain.dropout)
+    new.in_proj_weight = _copied(plain.in_proj_weight)
+    new.out_proj.weight = _copied(plain.out_proj.weight)
+    return new
+
+
+def _smooth(slope: str) -> Rule:
+    return lambda layer: layer.gates.smooth(slope)
+
+
+def _elu(layer: Layer) -> nn.Module:
+    if layer.module.alpha != 1:
+        raise layer.refuse("has a slope that jumps at 0", "use alpha=1")
+    return layer.gates.smooth("elu")
+
+
+def _of_moduli(function: Callable) -> Rule:
+    return lambda layer: layer.gates.of_moduli(function)
 
 
 def _of_every_part(layer: Layer) -> nn.Module:
@@ -112,8 +183,12 @@ def _refused(reason: str, instead: str) -> Rule:
     return rule
 
 
-def _with_weight(layer: nn.Module, weight: Tensor) -> nn.Module:
-    layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+def _copied(weight: Tensor) -> nn.Parameter:
+    return nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+
+
+def _with_weight(layer: nn.Module, weight: Tensor | None) -> nn.Module:
+    layer.weight = None if weight is None else _copied(weight)
     return layer
 
 
@@ -124,12 +199,25 @@ _TABLE: tuple[tuple[tuple[type[nn.Module], ...], Rule], ...] = (
     ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _convolution),
     ((nn.Linear,), _linear),
     ((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _batch_norm),
-    ((nn.ReLU,), lambda layer: layer.activation(None)),
-    ((nn.ReLU6,), lambda layer: layer.activation(6.0)),
+    ((nn.LayerNorm, nn.RMSNorm), _layer_norm),
+    ((nn.GroupNorm,), _group_norm),
+    ((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), _instance_norm),
+    ((nn.MultiheadAttention,), _attention),
+    ((nn.ReLU,), lambda layer: layer.gates.relu()),
+    ((nn.ReLU6,), lambda layer: layer.gates.relu(6.0)),
+    ((nn.LeakyReLU,), lambda layer: layer.gates.leaky(layer.module.negative_slope)),
+    ((nn.PReLU,), lambda layer: layer.gates.leaky(_copied(layer.module.weight))),
+    ((nn.GELU,), _smooth("gelu")),
+    ((nn.SiLU,), _smooth("silu")),
+    ((nn.Hardswish,), _smooth("hardswish")),
+    ((nn.Mish,), _smooth("mish")),
+    ((nn.ELU,), _elu),
+    ((nn.Sigmoid,), _of_moduli(torch.sigmoid)),
+    ((nn.Hardsigmoid,), _of_moduli(F.hardsigmoid)),
     ((nn.MaxPool2d,), _max_pool),
     ((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), _of_every_part),
     ((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), _of_every_part),
-    ((nn.Upsample, nn.PixelShuffle), _of_every_part),
+    ((nn.Upsample, nn.PixelShuffle, nn.ChannelShuffle), _of_every_part),
     ((nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d), _of_every_part),
     ((nn.Dropout,), lambda layer: layers.Dropout(layer.module.p)),
     ((nn.Dropout2d,), lambda layer: layers.Dropout(layer.module.p, whole_channels=True)),
@@ -139,23 +227,18 @@ _TABLE: tuple[tuple[tuple[type[nn.Module], ...], Rule], ...] = (
         (nn.Softmax, nn.Softmax2d, nn.LogSoftmax),
         _refused("compares signed values", "do it in the decoder"),
     ),
+    ((nn.Tanh, nn.SELU, nn.CELU), _refused("acts on each part alone", "use ReLU or GELU")),
     (
-        (nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.Hardswish),
-        _refused("acts on each part alone", "use ReLU"),
-    ),
-    (
-        (nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.PReLU),
-        _refused("acts on each part alone", "use ReLU"),
-    ),
-    (
-        (nn.LayerNorm, nn.GroupNorm),
-        _refused("subtracts a mean and adds a shift", "use BatchNorm"),
-    ),
-    ((nn.InstanceNorm1d, nn.InstanceNorm2d), _refused("subtracts a mean", "use BatchNorm")),
-    (
-        (nn.MultiheadAttention,),
-        _refused("weighs features by a softmax of their products", "use convolutions"),
+        (nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.TransformerDecoderLayer),
+        _refused("has no forward that can be traced", "use MultiheadAttention and LayerNorm"),
     ),
     ((nn.Embedding,), _refused("looks indices up", "move it to the encoder")),
 )
 RULES = {kind: rule for kinds, rule in _TABLE for kind in kinds}
+# Layers that act on every entry alone, but for the mean of a gate.
+_ACTIVATIONS = (
+    nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Mish, nn.ELU, nn.LeakyReLU, nn.Sigmoid,
+    nn.Hardsigmoid,
+)  # fmt: skip
+INVARIANT = (nn.Sigmoid, nn.Hardsigmoid)  # what becomes a function of moduli
+_ENTRIES = (nn.Dropout, nn.Identity, nn.Softmax, nn.Tanh)  # beside them, of invariants

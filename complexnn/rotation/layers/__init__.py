@@ -14,6 +14,7 @@ from complexnn.rotation.layers.gates import LeakyGate as LeakyGate
 from complexnn.rotation.layers.gates import MeanGate as MeanGate
 from complexnn.rotation.layers.gates import SmoothGate as SmoothGate
 from complexnn.rotation.layers.gates import SoftGate as SoftGate
+from complexnn.rotation.layers.gates import StochasticDepth as StochasticDepth
 from complexnn.rotation.layers.linear import ComplexConv2d as ComplexConv2d
 from complexnn.rotation.layers.linear import ComplexLinear as ComplexLinear
 from complexnn.rotation.layers.linear import Conv2d as Conv2d

@@ -152,3 +152,28 @@ class Dropout(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p:g}"
+
+
+class StochasticDepth(nn.Module):
+    """Drop whole samples (``row``) or the whole batch with probability p, with all parts; factor
+    1 / (1 - p) for the others (Huang et al. 2016, arXiv 1603.09382).
+
+    Shape: ``(B, d, C, *) -> (B, d, C, *)``.
+    """
+
+    def __init__(self, p: float, mode: str = "row") -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"p must be in [0, 1), got {p}")
+        if mode not in ("row", "batch"):
+            raise ValueError(f"mode must be row or batch, got {mode}")
+        self.p, self.mode = p, mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        count = len(x) if self.mode == "row" else 1
+        return x * F.dropout(x.new_ones(count, *[1] * (x.dim() - 1)), self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p:g}, mode={self.mode}"

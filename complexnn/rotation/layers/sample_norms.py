@@ -1,5 +1,5 @@
-"""Norms within one sample, which keep their centre: its mean is linear in the parts, and rotates with
-them. Only the shift goes. At d = 1 they are the plain layers without shift."""
+"""Norms within one sample, which keep their centre: its mean is linear in the parts, and rotates
+with them. Only the shift goes. At d = 1 they are the plain layers without shift."""
 
 from __future__ import annotations
 
