@@ -336,6 +336,16 @@ LATE = {  # what only the shape of the features shows
     "sliced samples": (lambda x: x[..., 1:, :], (4,), "over the axis of samples"),
     "norm of samples": (lambda x: F.layer_norm(x, (4, 4)), (4,), "over the axis of samples"),
     "scaled samples": (lambda x: x * torch.ones(4, 1), (4,), "has an entry per sample"),
+    "softmax of samples": (
+        lambda x: (x @ x).softmax(-3) @ x,
+        (4, 4),
+        "over the axis of samples",
+    ),
+    "mask of samples": (
+        lambda x: F.scaled_dot_product_attention(x, x, x, torch.ones(4, 4, 4)),
+        (4, 3),
+        "has an entry per sample",
+    ),
     "product of samples": (lambda x: (x @ x) @ x, (4,), "takes samples for a matrix"),
     "concatenated parts": (lambda x: torch.cat([x, x], -3), (4, 6), "concatenates along the batch"),
     "shifted batch": (lambda x: F.pad(x.flatten(1), (0, 0, 1, -1)), (4, 2, 2), "pads the batch"),

@@ -2,6 +2,7 @@
 activations. What each becomes is exact, and at d = 1 the plain layer where that is promised."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from torchvision import models, ops
 
 import complexnn
+from complexnn.networks.revise import layer_rules
 from complexnn.rotation import functional as cF
 from complexnn.rotation import layers
 
@@ -298,6 +300,32 @@ def test_shifts_leave_nothing_behind():
         n for n, _ in revised.named_parameters()
     }
     assert revised.position is not plain[2].position
+
+
+def test_the_page_names_every_layer():
+    page = (Path(__file__).parents[1] / "docs/your-own-network.md").read_text()
+    plain = [row.split("|")[1] for row in page.splitlines() if row.startswith("| ")]
+    for kinds, _ in layer_rules.FORMS:
+        for kind in kinds:
+            assert any(f"`{kind.__name__}`" in column for column in plain), kind
+
+
+def test_the_page_runs():
+    page = (Path(__file__).parents[1] / "docs/your-own-network.md").read_text()
+    names = {}
+    exec(page.split("```python\n")[1].split("```")[0], names)
+    assert names["net"].eval()(torch.rand(2, 3, 64, 64)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("plain", "shape"), [(function(shuffled), (4, 4, 4)), (transformer(), (5, 16))]
+)
+def test_changed_shapes_and_attention_export_for_any_batch(plain, shape):
+    revised = complexnn.revise(plain).eval().double()
+    x = torch.randn(3, 2, *shape, dtype=torch.float64)
+    sizes = ({0: torch.export.Dim("batch", min=2)},)
+    graph = torch.export.export(revised, (x,), dynamic_shapes=sizes).module()
+    torch.testing.assert_close(graph(torch.cat([x, x])), revised(torch.cat([x, x])))
 
 
 def test_the_smooth_gate_is_near_the_average_slope_of_its_window():

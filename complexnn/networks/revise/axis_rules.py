@@ -145,7 +145,11 @@ def _indexed(call: Call) -> New:
     known = call.known
     plain = (int, slice, type(None), type(Ellipsis))
     numbers = all(isinstance(i, plain) or i in known.numbers for i in items)
-    if not numbers or not set(nodes_in(items)) <= known.numbers:
+    if (
+        not numbers
+        or any(isinstance(i, bool) for i in items)
+        or not set(nodes_in(items)) <= known.numbers
+    ):
         raise call.refuse("is indexed by something that is no number", "use numbers and slices")
     first = items.index(Ellipsis) if Ellipsis in items else len(items)
     axis, after = 0, call.place

@@ -44,11 +44,11 @@ def axes_of(module: nn.Module) -> int | None:
     return 0 if isinstance(module, (*_ACTIVATIONS, nn.Dropout, nn.Identity)) else None
 
 
-def of_invariant(layer: Layer) -> nn.Module:
+def of_invariant(layer: Layer) -> nn.Module | Callable:
     """What no rotation changes keeps the plain layer, with its bias."""
     module = layer.module
-    if isinstance(module, nn.Softmax) and (module.dim is None or module.dim == 0):
-        raise layer.refuse("compares samples", "use dim=-1")
+    if isinstance(module, nn.Softmax):
+        return _softmax(layer)
     if not isinstance(module, (*_ACTIVATIONS, *_ENTRIES, nn.Linear, nn.Conv1d, nn.Conv2d)):
         raise layer.refuse(
             "no form is known for a function of moduli", "use linear layers and activations"
@@ -157,6 +157,17 @@ def _attention(layer: Layer) -> nn.Module:
     return new
 
 
+def _softmax(layer: Layer) -> Callable:
+    axis = layer.module.dim
+    if not axis:
+        raise layer.refuse("compares samples, or may", "use dim=-1")
+
+    def softmax(x: Tensor) -> Tensor:
+        return x.softmax(axis)
+
+    return operations.folded(softmax, 0, 0, [axis])
+
+
 def _smooth(slope: str) -> Rule:
     return lambda layer: layer.gates.smooth(slope)
 
@@ -194,7 +205,9 @@ def _with_weight(layer: nn.Module, weight: Tensor | None) -> nn.Module:
 
 # -------------------------------------------------------------------------------------- table
 
-_TABLE: tuple[tuple[tuple[type[nn.Module], ...], Rule], ...] = (
+_Table = tuple[tuple[tuple[type[nn.Module], ...], Rule], ...]
+
+FORMS: _Table = (
     ((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
     ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _convolution),
     ((nn.Linear,), _linear),
@@ -223,6 +236,8 @@ _TABLE: tuple[tuple[tuple[type[nn.Module], ...], Rule], ...] = (
     ((nn.Dropout2d,), lambda layer: layers.Dropout(layer.module.p, whole_channels=True)),
     ((nn.Flatten,), _flatten),
     ((nn.Identity,), lambda layer: nn.Identity()),
+)
+_REFUSED: _Table = (
     (
         (nn.Softmax, nn.Softmax2d, nn.LogSoftmax),
         _refused("compares signed values", "do it in the decoder"),
@@ -234,6 +249,7 @@ _TABLE: tuple[tuple[tuple[type[nn.Module], ...], Rule], ...] = (
     ),
     ((nn.Embedding,), _refused("looks indices up", "move it to the encoder")),
 )
+_TABLE = (*FORMS, *_REFUSED)
 RULES = {kind: rule for kinds, rule in _TABLE for kind in kinds}
 # Layers that act on every entry alone, but for the mean of a gate.
 _ACTIVATIONS = (
@@ -241,4 +257,4 @@ _ACTIVATIONS = (
     nn.Hardsigmoid,
 )  # fmt: skip
 INVARIANT = (nn.Sigmoid, nn.Hardsigmoid)  # what becomes a function of moduli
-_ENTRIES = (nn.Dropout, nn.Identity, nn.Softmax, nn.Tanh)  # beside them, of invariants
+_ENTRIES = (nn.Dropout, nn.Identity, nn.Tanh)  # beside them, of invariants

@@ -81,10 +81,10 @@ def folded(
         result = function(plain, *args, **kwargs)
 
         def unfolded(y: Tensor) -> Tensor:
-            sizes = (plain.shape[: before + 1], y.shape[: before + 1])
-            if y.dim() <= after or y.shape[after] != len(plain.movedim(before, 0)) or (
-                kept and sizes[0] != sizes[1]
-            ):  # fmt: skip
+            apart = y.dim() > after and y.shape[after] == plain.shape[before]
+            if kept:
+                apart = apart and y.shape[:before] == plain.shape[:before]
+            if not apart:
                 raise RevisionError(
                     f"a {name} to {tuple(y.shape)} mixes samples; keep them on an axis of their own"
                 )
@@ -149,6 +149,8 @@ def attention(
 ) -> Tensor:
     if mask is not None and mask.dim() == query.dim():  # an invariant
         mask = mask.squeeze(1)
+    elif mask is not None:
+        beside(mask, query, 0)  # is one for all samples
     return cF.attention(query, key, value, mask, **settings)
 
 

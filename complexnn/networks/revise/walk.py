@@ -184,7 +184,7 @@ class _Walk:
             value = self.graph.call_function(operations.samples_in_front, (value, place, axes))
         if path in self.functions:
             self.values[node] = self.graph.call_function(self.functions[path], (value,))
-            invariant = isinstance(layer.module, INVARIANT)
+            invariant = invariant or isinstance(layer.module, INVARIANT)
         else:
             self.values[node] = self.graph.call_module(path, (value,))
         (known.invariants if invariant else known.features).add(node)

@@ -172,7 +172,7 @@ class StochasticDepth(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        count = len(x) if self.mode == "row" else 1
+        count = x.shape[0] if self.mode == "row" else 1
         return x * F.dropout(x.new_ones(count, *[1] * (x.dim() - 1)), self.p)
 
     def extra_repr(self) -> str:
