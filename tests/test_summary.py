@@ -1,6 +1,7 @@
 """The tables of the pages, and the figures: from rows, and the same as what is committed."""
 
 import json
+import math
 import os
 import statistics
 from pathlib import Path
@@ -294,8 +295,9 @@ def test_the_notebook_holds_no_outputs():
 
 @pytest.mark.slow
 def test_published_networks_reach_their_rows():
-    """Every network whose data are at hand, tested again: within 0.05 points of its row. CIFAR-10
-    (JPEG) is looked for where CIFAR10_JPEG says."""
+    """Every network whose data are at hand, tested again: within 0.05 points of its row, and for a
+    network that draws keys and decoys within four standard errors more, since early rows drew them
+    from other streams. CIFAR-10 (JPEG) is looked for where CIFAR10_JPEG says."""
     tested = []
     for name in publish.read_manifest(ROOT / "checkpoints"):
         folder = ROOT / "checkpoints" / name
@@ -310,7 +312,9 @@ def test_published_networks_reach_their_rows():
         except InputError:
             continue  # the data are not here
         again = evaluate(net, dataset.test, device, draws=config.draws, seed=config.seed)
-        assert abs(again["error"] - row["metrics"]["error"]["value"]) < 5e-4, name
+        published = row["metrics"]["error"]
+        spread = statistics.stdev(published["draws"]) * math.sqrt(2 / config.draws)
+        assert abs(again["error"] - published["value"]) < 5e-4 + 4 * spread, name
         tested.append(name)
     assert tested
 
