@@ -38,7 +38,7 @@ from complexnn.config import DataConfig
 from complexnn.config_attack import AttackConfig
 from complexnn.data import datasets
 from complexnn.networks.attack_networks import AngleRegressor, PropertyClassifier, UNet
-from complexnn.networks.splitnet import Key
+from complexnn.networks.key import Key, Release
 from complexnn.rotation import functional as cF
 
 CPU = torch.device("cpu")
@@ -188,9 +188,9 @@ def test_true_directions_recover_the_features(rng):
     parts = torch.randn(6, 3, 4, 5, 5)
     rotation = cF.draw_rotations(6, 3, rng).float()
     members = torch.arange(6).unsqueeze(1).expand(6, 3)
-    key = complexnn.networks.splitnet.Key(rotation, "decoy", members, 6)
-    seen = OwnRelease(batch, cF.rotate(parts, rotation), key)
-    torch.testing.assert_close(seen.parts, parts, atol=1e-5, rtol=0)
+    key = Key(rotation, "decoy", members, 6)
+    seen = OwnRelease(batch, Release(cF.rotate(parts, rotation), key, None))
+    torch.testing.assert_close(seen.rotated_back, parts, atol=1e-5, rtol=0)
     shuffled = rotation.mT[:, torch.tensor([2, 0, 1])]
     found = keys.in_order(keys.views(seen.released, shuffled), seen)
     torch.testing.assert_close(found, parts[:, 0], atol=1e-5, rtol=0)
@@ -260,11 +260,9 @@ def test_a_query_that_is_a_counterpart_elsewhere_is_no_stranger_there(tmp_path, 
     (batch,) = images.batches(40, CPU)
     index = torch.stack([torch.arange(40), torch.arange(40).roll(-1)], dim=1)
     parts = cF.gather_parts(net.features(batch.images), index)
-    groups = complexnn.networks.splitnet.Groups(parts, index, 40)
-    released, key, _ = net.rotate(groups, generator=rng)
-    truth = Truth(batch, released, key, torch.arange(40))
+    truth = Truth(batch, net._rotate(parts, index, 40, rng), torch.arange(40))
     gallery = Gallery(attacker, images)
-    own, other = scoring.score_span(gallery, Answer(released), truth)
+    own, other = scoring.score_span(gallery, Answer(truth.released), truth)
     assert own["top1"].mean() == 1
     assert other["share"].min() > 0.9999
     assert other["top1"].max() == 0

@@ -45,7 +45,7 @@ def test_the_negative_control_is_no_copy(tmp_path, settings):
     images = ImageSet(whole.test.pixels[index], whole.test.labels[index], index)
     net, rng = attacker.knowledge.net, torch.Generator().manual_seed(0)
     (batch,) = images.batches(60, CPU)
-    truth = OwnRelease(batch, *net.encode(batch.images, generator=rng))
+    truth = OwnRelease(batch, net.release(batch.images, generator=rng))
     other = scoring.next_group(truth)
     assert (batch.classes[other] != batch.classes).all()
     group = torch.arange(60) // attacker.victim.queries

@@ -19,7 +19,7 @@ from complexnn.config import DataConfig, InputError
 from complexnn.config_attack import AttackConfig
 from complexnn.data import datasets
 from complexnn.data.images import Batch
-from complexnn.networks.splitnet import Key
+from complexnn.networks.key import Key, Release
 from complexnn.runs import results
 
 PACKED = {"dim": 8, "group": "packed"}
@@ -95,7 +95,7 @@ def test_a_draw_as_a_whole_is_its_batches(tmp_path, settings):
     seen, truth = user.sends_whole(1, 360, again="other company", times=2)
     assert torch.equal(seen.released, torch.cat([s.released for s, _ in batches]))
     assert torch.equal(truth.images, torch.cat([t.images for _, t in batches]))
-    assert torch.equal(truth.parts, torch.cat([t.parts for _, t in batches]))
+    assert torch.equal(truth.rotated_back, torch.cat([t.rotated_back for _, t in batches]))
     assert torch.equal(truth.index, torch.cat([t.index for _, t in batches]))
     assert truth.key.queries == 360
     (again,) = seen.again
@@ -115,7 +115,7 @@ def test_queries_whose_groups_have_the_same_members_form_a_cluster(members, clus
     images = torch.zeros(4, 1, 2, 2)
     key = Key(torch.eye(2).expand(4, 2, 2), "decoy", torch.tensor(members), 4)
     index = torch.tensor([9, 5, 7, 6])
-    truth = Truth(Batch(images, index, index), images, key, index)
+    truth = Truth(Batch(images, index, index), Release(images, key, None), index)
     assert truth.clusters.tolist() == clusters
 
 

@@ -30,7 +30,7 @@ def fit_critic(
     dim = knowledge.net.config.parts
 
     def loss(model: Critic, own: OwnRelease) -> Tensor:
-        parts = own.parts
+        parts = own.rotated_back
         true = cF.first_parts(parts, 1)
         count = len(true)
         mixed = cF.draw_directions(count, dim, generator).unsqueeze(1).to(parts)
