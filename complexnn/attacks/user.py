@@ -86,7 +86,7 @@ class User:
     def _again(self, how: Again, truth: Truth, groups: Groups, rng: Generator) -> Repeat:
         """Send the batch of ``truth``, whose ``groups`` these are, another time."""
         net, queries = self.net, truth.key.directions.shape[1]
-        if how == "other company":
+        if how == "other co-members":
             released, place = self.elsewhere(truth.batch, rng)
             return Repeat(released, place[truth.key.members[:, :queries].cpu()])
         if how == "fresh decoys":
