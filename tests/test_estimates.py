@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
 from complexnn.attacks import roster
 from complexnn.commands import estimates
@@ -18,6 +16,7 @@ from complexnn.data import datasets
 from complexnn.data.images import Batch
 from complexnn.networks.registry import build
 from complexnn.runs import results
+from complexnn.runs.devices import make_accelerator
 from complexnn.training import loop
 
 PUBLISHED = Path(__file__).parent.parent / "checkpoints"
@@ -107,8 +106,7 @@ def test_a_training_takes_about_the_estimated_time(arch, kind, monkeypatch):
         speed = estimates.throughput(torch.device("cpu"), "bf16")
         net = build(arch, kind=kind).train()
         config = TrainConfig(net=net.config, optimizer="sgd", lr=0.01)
-        AcceleratorState._reset_state(reset_partial_state=True)
-        run = loop.Training(net, config, Accelerator(cpu=True, mixed_precision="bf16"), 100)
+        run = loop.Training(net, config, make_accelerator("cpu", "bf16"), 100)
         labels = torch.arange(config.batch_size) % 10
         batch = Batch(torch.rand(len(labels), 3, 32, 32), labels, labels)
         loop.train_step(run, batch)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from PIL import Image
 
 import complexnn
@@ -23,6 +22,7 @@ from complexnn.networks.critic import Critic
 from complexnn.networks.splitnet import Groups, Release
 from complexnn.rotation import functional as cF
 from complexnn.runs import checkpoint
+from complexnn.runs.devices import make_accelerator
 from complexnn.speed import bench
 from complexnn.training import checks, evaluation, loop, optimiser, terms
 
@@ -145,7 +145,7 @@ def begin(settings):
     dataset = datasets.load(DataConfig(limit_train=300))
     net = complexnn.build(settings.net)
     steps = dataset.train.steps(settings.batch_size)
-    return loop.Training(net, settings, Accelerator(cpu=True), steps), dataset
+    return loop.Training(net, settings, make_accelerator("cpu"), steps), dataset
 
 
 def fit(settings, rows):
@@ -182,7 +182,7 @@ def test_images_read_by_workers_train_the_same_network(tmp_path, monkeypatch):
         images = datasets.load(DataConfig(dataset="folder", data_dir=tmp_path), workers=workers)
         torch.manual_seed(0)
         net = complexnn.build(settings.net)
-        run = loop.Training(net, settings, Accelerator(cpu=True), images.train.steps(16))
+        run = loop.Training(net, settings, make_accelerator("cpu"), images.train.steps(16))
         loop.fit(run, images, on_epoch=lambda row: None, save=lambda: None)
         return net.state_dict()
 

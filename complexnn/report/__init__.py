@@ -12,12 +12,13 @@ take their folders.
 ``notes``                 what stands below tables: flags, and what is unofficial about data
 ``verdicts``              the rules by which rows decide a claim of the paper
 ``verdict_tables``        verdicts by claim and by network, and the sentence over all
-``published``, ``paper``  the paper's published numbers; its tables with ours beside them
-``summary``               the README's tables
+``published``, ``paper``  the paper's published numbers; its tables with ours beside them, which are
+                          those of docs/results.md
+``summary``               the README's tables, and variants that were trained on part of the images
 ``beyond``                the tables of docs/beyond.md
 ``attack_tables``         one network under every attack; networks side by side
 ``budgets``               attacks as their training grows
 ``architectures``         what each architecture costs
-``figures``               the pictures of the notebook and the README
+``figures``               the pictures of the notebook, the README and docs/results.md
 ========================  ==========================================================================
 """
