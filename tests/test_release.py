@@ -126,7 +126,7 @@ def test_members_that_always_come_together_are_told_from_the_others_only(rng):
 
 
 def test_an_image_of_two_releases_is_found_without_being_told_where(rng):
-    """Closed blocks, twice, in other company: nothing within a release, all between the two."""
+    """Closed blocks, twice, in another order: nothing within a release, all between the two."""
     features = images(96, rng)
     order = torch.randperm(96, generator=rng)
     first, truth = send(features, blocks(96, 2), rng)

@@ -451,7 +451,7 @@ def test_the_readme_says_what_the_rows_of_a_hidden_property_say():
     shares = (100 * error[key] for key in ("value", "control", "given_label"))
     said = "with {:.1f} % error behind the rotation, {:.1f} % without it, and {:.1f} % by whoever"
     assert said.format(*shares) in page
-    assert verdicts.judge("property", rows)[0] == verdicts.FAILS
+    assert verdicts.decide("property", rows)[0] == verdicts.FAILS
     config = rows["task"]["config"]
     data, epochs = config["data"], config["epochs"]
     assert f"({data['limit_train']:,} training images, {epochs} epochs)" in page

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from complexnn.attacks.fitting import FitLog, Knowledge, OwnRelease, fit
-from complexnn.attacks.keys import nearest_orthogonal
+from complexnn.attacks.unmixing import nearest_orthogonal
 from complexnn.attacks.whitening import Whitening
 from complexnn.config import NetConfig
 from complexnn.config_attack import AttackConfig
@@ -113,7 +113,7 @@ def fit_feature_denoiser(
     def loss(model: FeatureDenoiser, own: OwnRelease) -> Tensor:
         return denoising_error(model, known, own, generator)
 
-    steps = PACE * config.spend.steps
+    steps = PACE * config.resources.steps
     return fit(model, loss, knowledge, config, generator, "denoiser of features", steps=steps)
 
 

@@ -161,7 +161,7 @@ def fit(
     if config.precision == "bf16":  # of the network only: what it is shown stays exact
         low = torch.autocast(knowledge.device.type, torch.bfloat16)
         model.forward = convert_outputs_to_fp32(low(model.forward))
-    steps = steps or config.spend.steps
+    steps = steps or config.resources.steps
     optimiser = torch.optim.AdamW(weight_groups(model, 0.01), lr=config.lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, config.lr, total_steps=steps + 1, pct_start=0.1

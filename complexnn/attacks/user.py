@@ -88,7 +88,7 @@ class User:
     def _again(self, how: Again, batch: Batch, release: Release, rng: Generator) -> Repeat:
         """Send a batch, which was in ``release``, another time."""
         net, queries = self.net, release.key.directions.shape[1]
-        if how == "other company":
+        if how == "other co-members":
             released, place = self.elsewhere(batch, rng)
             return Repeat(released, place[release.key.members[:, :queries].cpu()])
         if how == "fresh decoys":
@@ -99,8 +99,8 @@ class User:
 
     @torch.no_grad()
     def elsewhere(self, batch: Batch, rng: Generator) -> tuple[Tensor, Tensor]:
-        """Another release of the same images, under fresh keys and in other company, and which of
-        its groups holds each of them: ``(G, d, C, H, W), (B,)``.
+        """Another release of the same images, under fresh keys and beside other co-members, and which
+        of its groups holds each of them: ``(G, d, C, H, W), (B,)``.
 
         Packed queries stand among others of the user's kind, in so many groups that hardly two
         queries share a group again.

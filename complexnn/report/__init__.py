@@ -1,8 +1,9 @@
 """From the rows that runs leave behind to tables, verdicts and figures.
 
 Start with ``rows``: it reads rows, says which of several counts, and brings seeds of one network
-together as :class:`~complexnn.report.rows.Runs`. Everything here takes a list of these, from
-:func:`~complexnn.report.rows.collect`.
+together as :class:`~complexnn.report.rows.Runs`. Tables over many networks take a list of these,
+from :func:`~complexnn.report.rows.collect`; tables of single runs (``attack_tables``, ``budgets``)
+take their folders.
 
 ========================  ==========================================================================
 ``ranking``               which attack is the strongest, and against which blind answer

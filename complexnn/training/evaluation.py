@@ -62,7 +62,7 @@ def _test_batches(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The order in which images are tested, and its batches.
 
-    Packed queries get other company in every draw. A last group that is not full is filled with
+    Packed queries get other co-members in every draw. A last group that is not full is filled with
     images of its batch: this measures answers only, nothing is at stake.
     """
     order = torch.arange(count)
