@@ -99,8 +99,8 @@ class User:
 
     @torch.no_grad()
     def elsewhere(self, batch: Batch, rng: Generator) -> tuple[Tensor, Tensor]:
-        """Another release of the same images, under fresh keys and beside other co-members, and which
-        of its groups holds each of them: ``(G, d, C, H, W), (B,)``.
+        """Another release of the same images, under fresh keys and beside other co-members, and
+        which of its groups holds each of them: ``(G, d, C, H, W), (B,)``.
 
         Packed queries stand among others of the user's kind, in so many groups that hardly two
         queries share a group again.
