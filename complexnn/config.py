@@ -255,11 +255,11 @@ class TrainConfig:
     optimizer: Optimizer = "adamw"
     """adamw, or sgd with Nesterov momentum 0.9: slower, and more accurate where training is long;
     its --lr is near 0.2, its --weight-decay near 0.0005."""
-    lr: float = 3e-3
+    lr: float = 3e-3  # chosen by hand
     """Peak of the one-cycle schedule."""
-    weight_decay: float = 0.05
+    weight_decay: float = 0.05  # chosen by hand
     """Weight decay, on weights of two or more axes only."""
-    adversarial_weight: float = 0.05
+    adversarial_weight: float = 0.05  # chosen by hand
     """Weight of the adversarial term, kind complex; 0 switches critic and term off."""
     wrong_keys: int = 5  # as in the 2021 reproduction
     """Wrong keys k that the critic sees for each true feature."""
@@ -275,7 +275,7 @@ class TrainConfig:
     """Weight of the gradient penalty."""
     clip_value: float = 0.01  # as Arjovsky et al. 2017, arXiv 1701.07875
     """Bound of each weight under weight clipping."""
-    nopeek_weight: float = 1.0
+    nopeek_weight: float = 1.0  # chosen by hand, as are the next two
     """Weight of the distance correlation, defence nopeek."""
     decoder_weight: float = 10.0
     """Weight of the decoder's squared error, defence decoder."""

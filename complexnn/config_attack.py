@@ -65,7 +65,7 @@ class AttackConfig:
     """Factor on the widths of all attackers' networks."""
     batch_size: int = 128
     """Images per step."""
-    lr: float = 2e-3
+    lr: float = 2e-3  # chosen by hand
     """Peak of the one-cycle schedule (AdamW)."""
     draws: int = 5
     """Independent draws of the victim's keys and counterparts on the test images."""
@@ -111,12 +111,12 @@ class AttackConfig:
         return f", {count}{whose} images"
 
     @property
-    def spend(self) -> Budget:
+    def resources(self) -> Budget:
         """The budget, with what the flags change about it."""
-        spend = BUDGETS[self.budget]
-        steps, images = self.steps or spend.steps, self.limit_test or spend.images
-        slow = min(spend.slow_images, images)
-        return dataclasses.replace(spend, steps=steps, images=images, slow_images=slow)
+        resources = BUDGETS[self.budget]
+        steps, images = self.steps or resources.steps, self.limit_test or resources.images
+        slow = min(resources.slow_images, images)
+        return dataclasses.replace(resources, steps=steps, images=images, slow_images=slow)
 
 
 def results_of(victim: Path) -> Path:

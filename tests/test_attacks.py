@@ -18,7 +18,6 @@ from complexnn.attacks import (
     fitting,
     ica,
     intersection,
-    keys,
     optimise,
     phase,
     regression,
@@ -26,6 +25,7 @@ from complexnn.attacks import (
     roster,
     scoring,
     span,
+    unmixing,
 )
 from complexnn.attacks.attacker import Attacker
 from complexnn.attacks.baselines import Baselines
@@ -38,7 +38,7 @@ from complexnn.config import DataConfig
 from complexnn.config_attack import AttackConfig
 from complexnn.data import datasets
 from complexnn.networks.attack_networks import AngleRegressor, PropertyClassifier, UNet
-from complexnn.networks.splitnet import Key
+from complexnn.networks.key import Key, Release
 from complexnn.rotation import functional as cF
 
 CPU = torch.device("cpu")
@@ -79,15 +79,15 @@ def ask(attacker, whole, attack, count=360):
     """What an attack answers to the victim's queries, in their order, and the truth."""
     if isinstance(attack, str):
         (attack,) = (a for a in roster.ROSTER if a.name == attack)
-    times = attacker.config.spend.repeats
+    times = attacker.config.resources.repeats
     user = make_user(attacker, whole, count)
     seen, truth = user.sends_whole(0, count, again=attack.again, times=times)
-    return scoring.in_order(attack.answer(attacker, seen), truth), truth
+    return scoring.order_by_direction_or_image(attack.answer(attacker, seen), truth), truth
 
 
 def angle_error(attacker, whole, name, draws=1):
     found = [
-        keys.errors(attacker.key_attacks[name](seen.released), seen.key.directions)
+        unmixing.errors(attacker.key_attacks[name](seen.released), seen.key.directions)
         for draw in range(draws)
         for seen in observe(attacker, whole, seed=draw)
     ]
@@ -113,7 +113,7 @@ def test_gaussian_features_keep_their_key(tmp_path, settings):
     """Herschel and Maxwell: a rotation of independent Gaussians is invisible, so every attack must
     stay at chance; one that does not shows that the key leaks through the evaluation."""
     attacker, whole = make_attacker(tmp_path, steps=60, encoder=Gaussian(), **settings)
-    blind = keys.chance(attacker.knowledge.net.config)
+    blind = unmixing.chance(attacker.knowledge.net.config)
     for name in attacker.key_attacks:
         if name == "fast-ica" and settings:
             continue  # group by group on a CPU: a minute each
@@ -131,7 +131,7 @@ def test_a_part_beside_its_copy_gives_the_angle_away_exactly(rng, signed):
     released = cF.rotate(torch.cat([a, a], 1), rotation)
     known = ChannelWhitening(a.mean(dim=(0, 1)), torch.eye(8))
     found = phase.phase(released, known)
-    assert keys.errors(found, rotation.mT[:, :1]).max() < 1e-3
+    assert unmixing.errors(found, rotation.mT[:, :1]).max() < 1e-3
 
 
 def laplace_sources(dim, count=16384, groups=6):
@@ -180,7 +180,7 @@ def test_attacks_without_training_find_skew_sources(name, dim, rng):
         )
     assert found.shape == (10, count, dim)
     bound = 0.35 if name == "critic_search" and dim > 2 else 0.12
-    assert keys.errors(found, rotation.mT[:, :1]).mean() < bound
+    assert unmixing.errors(found, rotation.mT[:, :1]).mean() < bound
 
 
 def test_true_directions_recover_the_features(rng):
@@ -188,18 +188,18 @@ def test_true_directions_recover_the_features(rng):
     parts = torch.randn(6, 3, 4, 5, 5)
     rotation = cF.draw_rotations(6, 3, rng).float()
     members = torch.arange(6).unsqueeze(1).expand(6, 3)
-    key = complexnn.networks.splitnet.Key(rotation, "decoy", members, 6)
-    seen = OwnRelease(batch, cF.rotate(parts, rotation), key)
-    torch.testing.assert_close(seen.parts, parts, atol=1e-5, rtol=0)
+    key = Key(rotation, "decoy", members, 6)
+    seen = OwnRelease(batch, Release(cF.rotate(parts, rotation), key, None))
+    torch.testing.assert_close(seen.rotated_back, parts, atol=1e-5, rtol=0)
     shuffled = rotation.mT[:, torch.tensor([2, 0, 1])]
-    found = keys.in_order(keys.views(seen.released, shuffled), seen)
+    found = unmixing.order_by_direction(unmixing.views(seen.released, shuffled), seen)
     torch.testing.assert_close(found, parts[:, 0], atol=1e-5, rtol=0)
-    assert keys.errors(shuffled, key.directions).max() < 1e-3
+    assert unmixing.errors(shuffled, key.directions).max() < 1e-3
 
 
 def test_chance_of_the_angle():
     def blind(**settings):
-        return keys.chance(complexnn.NetConfig(**settings))
+        return unmixing.chance(complexnn.NetConfig(**settings))
 
     assert blind() == pytest.approx(math.pi / 2)
     # The better of two orthonormal frames' assignments, and the best of three vectors.
@@ -260,11 +260,9 @@ def test_a_query_that_is_a_counterpart_elsewhere_is_no_stranger_there(tmp_path, 
     (batch,) = images.batches(40, CPU)
     index = torch.stack([torch.arange(40), torch.arange(40).roll(-1)], dim=1)
     parts = cF.gather_parts(net.features(batch.images), index)
-    groups = complexnn.networks.splitnet.Groups(parts, index, 40)
-    released, key, _ = net.rotate(groups, generator=rng)
-    truth = Truth(batch, released, key, torch.arange(40))
+    truth = Truth(batch, net._rotate(parts, index, 40, rng), torch.arange(40))
     gallery = Gallery(attacker, images)
-    own, other = scoring.score_span(gallery, Answer(released), truth)
+    own, other = scoring.score_span(gallery, Answer(truth.released), truth)
     assert own["top1"].mean() == 1
     assert other["share"].min() > 0.9999
     assert other["top1"].max() == 0
@@ -351,17 +349,17 @@ def test_an_unprotected_network_is_inverted(tmp_path):
 
 def test_averaging_queries_averages_noise_away(tmp_path):
     attacker, whole = make_attacker(tmp_path, kind="noisy", gamma=1.0)
-    times = attacker.config.spend.repeats
+    times = attacker.config.resources.repeats
     sent = make_user(attacker, whole, 100).sends_whole(0, 100, again="fresh decoys", times=times)
     seen, truth = sent
     plain = attacker.knowledge.net.features(truth.batch.images)
     one = (attacker.features(seen.released).values.squeeze(1) - plain).square().mean()
     mean = (attacker.mean_features(seen).values.squeeze(1) - plain).square().mean()
-    assert mean / one == pytest.approx(1 / attacker.config.spend.repeats, rel=0.05)
+    assert mean / one == pytest.approx(1 / attacker.config.resources.repeats, rel=0.05)
 
 
 @pytest.mark.parametrize("settings", [{"dim": 3}, {"dim": 4, "group": "packed"}])
-@pytest.mark.parametrize("again", ["same group", "fresh decoys", "other company"])
+@pytest.mark.parametrize("again", ["same group", "fresh decoys", "other co-members"])
 def test_the_attacker_is_told_which_groups_repeat_an_image(tmp_path, again, settings):
     """And under fresh keys: every query lies in the span of the group that it is said to be in."""
     attacker, whole = make_attacker(tmp_path, **settings)
@@ -400,7 +398,7 @@ def test_an_average_puts_together_what_belongs_together(tmp_path, monkeypatch, s
         return take(rows, order)
 
     vars(attacker.key_attacks).update(_by_name={"oracle": shuffled}, best="oracle")
-    found = keys.in_order(attacker.mean_features(seen), truth)
+    found = unmixing.order_by_direction(attacker.mean_features(seen), truth)
     torch.testing.assert_close(found, features, atol=1e-3, rtol=1e-3)
 
 
@@ -465,7 +463,9 @@ def test_a_blind_set_is_worth_what_it_is_matched_for(tmp_path):
         book = blind.codebook(count)
         answer = Answer(book.expand(len(seen.released), *book.shape))
         assert scoring.choices(answer) == count
-        assert torch.equal(scoring.in_order(answer, truth), blind.guess(truth, count))
+        assert torch.equal(
+            scoring.order_by_direction_or_image(answer, truth), blind.guess(truth, count)
+        )
 
 
 NOISE = {"dim": 3, "group": "packed", "gaussian_decoys": 2}
@@ -495,12 +495,12 @@ def test_every_attack_answers_for_every_kind_of_group(tmp_path):
                 assert answer.shown_by.shape == (groups, answers, net.parts), attack.name
             if attack.family == "inversion":
                 assert shape == [1, 8, 8], attack.name
-                assert scoring.in_order(answer, truth).shape == (24, 1, 8, 8)
+                assert scoring.order_by_direction_or_image(answer, truth).shape == (24, 1, 8, 8)
             elif attack.family == "property":
                 assert shape == [10], attack.name
                 assert answers == 1 or answer.shown_by is not None, attack.name
             elif attack.family == "angle":
-                assert [answers, *shape] == [keys.candidates(net), net.parts], attack.name
+                assert [answers, *shape] == [unmixing.candidates(net), net.parts], attack.name
             elif attack.family == "release":
                 assert [answers, *shape] == [net.parts, net.parts]
             elif attack.family == "intersection":

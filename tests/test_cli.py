@@ -374,7 +374,7 @@ def test_help_names_every_flag(command, capsys):
         (["--device", "quantum"], "device 'quantum' is not available here"),
         (["--groups", "colours"], "built-in groupings of digits: parity"),
         (["--limit-train", "1"], "limit_train must be at least 2"),
-        (["--resize", "4000"], "resize applies to folder, celeba, cub200 only, not to digits"),
+        (["--resize", "4000"], "resize applies to celeba, cub200, folder only, not to digits"),
         (
             ["--dim", "200", "--batch-size", "999"],
             "the validation set has 144: lower --dim, or give",

@@ -67,7 +67,7 @@ def test_few_gaussian_decoys_are_taken_off_by_comparing_the_groups_of_a_block():
     values, vectors = torch.linalg.eigh((bases @ bases.mT).mean(dim=0))
     assert values[-3] > 1 - 1e-6
     assert values[-4] < 1 - 1e-4
-    parts = net.group(net.features(images)).parts[0, :3].flatten(1)
+    parts = net.release(images).parts[0, :3].flatten(1)
     inside = parts @ vectors[:, -3:]
     torch.testing.assert_close(inside.norm(dim=1), parts.norm(dim=1), atol=1e-8, rtol=1e-6)
 
@@ -181,6 +181,30 @@ def test_a_query_that_is_not_finite_is_refused_by_its_index(kind, value):
     images[2, 1, 3, 3] = value
     with pytest.raises(complexnn.InputError, match="image 2 holds NaN or infinity"):
         small(kind=kind).encode(images)
+
+
+@pytest.mark.parametrize("kind", ["complex", "additional"])
+def test_features_that_are_not_finite_are_refused_wherever_something_is_sent(kind):
+    net = small(kind=kind)
+    broken = net.features(pictures(4))
+    broken[1] = torch.nan
+    with pytest.raises(complexnn.InputError, match="feature of image 1 holds NaN"):
+        net.release_features(broken)
+    assert net.release_features(broken, closed=False).released.isnan().any()
+
+
+def test_counterparts_whose_features_are_not_finite_are_refused_and_stay_in_the_pool(monkeypatch):
+    net, pool = small(), complexnn.Pool(pictures(3, seed=5))
+    encoder = net.encoder.forward
+    infinite = [False, True]  # the query's feature, the counterpart's
+
+    def forward(images):
+        return encoder(images) * (torch.inf if infinite.pop(0) else 1)
+
+    monkeypatch.setattr(net.encoder, "forward", forward)
+    with pytest.raises(complexnn.InputError, match="feature of counterpart 0 holds NaN"):
+        net.encode(pictures(1), pool=pool)
+    assert len(pool) == 3
 
 
 # --------------------------------------------------------------------------------------- pools

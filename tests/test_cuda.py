@@ -4,11 +4,10 @@ import pytest
 import torch
 
 import complexnn
-from complexnn.commands import app
+from complexnn.commands import app, measure
 from complexnn.commands import attack as attack_command
 from complexnn.commands import train as train_command
 from complexnn.config import NetConfig
-from complexnn.measurements import gaussianity, linearity, remote_network
 from complexnn.networks.defences import perturb
 from complexnn.networks.registry import ARCHITECTURES
 from complexnn.rotation import functional as cF
@@ -128,8 +127,8 @@ def test_every_attack_runs(runs, tmp_path, attack, victim, precision):
     assert read_rows(tmp_path / attack / "results.jsonl")
 
 
-@pytest.mark.parametrize("module", [linearity, gaussianity, remote_network])
-def test_every_measurement_runs(runs, module):
-    kind = "additional" if module is remote_network else "complex"
+@pytest.mark.parametrize("command", [measure.linearity, measure.gaussianity, measure.offload])
+def test_every_measurement_runs(runs, command):
+    kind = "additional" if command is measure.offload else "complex"
     flags = ["--victim", str(runs / kind), "--device", "cuda"]
-    assert app.run(module.main, flags) == 0
+    assert app.run(command, flags) == 0

@@ -267,7 +267,7 @@ def test_the_packed_denoiser_sees_views_beside_their_own_images(rng, monkeypatch
     term = terms.DecoderTerm(config, torch.device("cpu"))
     net = build(config.net).eval()
     images = torch.rand(10, 1, 8, 8, generator=rng)
-    release = net.release(net.features(images), generator=rng, closed=False)
+    release = net.release(images, generator=rng, closed=False)
     step = terms.Step(0, images, release)
     views, beside = term._shown(step, rng)
     assert len(views) == 12

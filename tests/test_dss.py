@@ -9,7 +9,7 @@ import torch
 from test_attacks import CPU, angle_error, ask, make_attacker, observe
 
 import complexnn
-from complexnn.attacks import dss, keys, roster
+from complexnn.attacks import dss, roster, unmixing
 from complexnn.attacks.attacker import Attacker
 from complexnn.attacks.baselines import Baselines
 from complexnn.attacks.fitting import Knowledge
@@ -32,7 +32,7 @@ def test_a_denoiser_that_knows_every_feature_separates_exactly(dim, rng):
 
     starts = cF.draw_rotations(160, dim, rng).float().split(10)
     found = dss.separate(cF.rotate(groups, rotation), nearest, starts)
-    missed = keys.errors(found, rotation.mT) > 1e-3
+    missed = unmixing.errors(found, rotation.mT) > 1e-3
     assert missed.float().mean() <= 0.05
     torch.testing.assert_close(found @ found.mT, torch.eye(dim).expand(10, dim, dim))
 

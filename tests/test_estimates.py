@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
 from complexnn.attacks import roster
-from complexnn.commands import estimates, jobs
+from complexnn.commands import estimates
 from complexnn.config import InputError, NetConfig, TrainConfig
 from complexnn.config_attack import AttackConfig
 from complexnn.config_io import from_dict
+from complexnn.data import datasets
 from complexnn.data.images import Batch
 from complexnn.networks.registry import build
 from complexnn.runs import results
+from complexnn.runs.devices import make_accelerator
 from complexnn.training import loop
 
 PUBLISHED = Path(__file__).parent.parent / "checkpoints"
@@ -33,7 +33,7 @@ def whole_attacks():
                 runs.setdefault(row["config"]["budget"], []).append(row)
         for rows in runs.values():
             config = from_dict(AttackConfig, rows[0]["config"])
-            hidden = jobs.hidden(victim.data)
+            hidden = datasets.hides(victim.data)
             expected = roster.chosen(config, victim.net, hidden=hidden)
             if {a.name for a in expected} <= {row["name"] for row in rows}:
                 yield config, victim.net, hidden, sum(row["seconds"] for row in rows)
@@ -106,8 +106,7 @@ def test_a_training_takes_about_the_estimated_time(arch, kind, monkeypatch):
         speed = estimates.throughput(torch.device("cpu"), "bf16")
         net = build(arch, kind=kind).train()
         config = TrainConfig(net=net.config, optimizer="sgd", lr=0.01)
-        AcceleratorState._reset_state(reset_partial_state=True)
-        run = loop.Training(net, config, Accelerator(cpu=True, mixed_precision="bf16"), 100)
+        run = loop.Training(net, config, make_accelerator("cpu", "bf16"), 100)
         labels = torch.arange(config.batch_size) % 10
         batch = Batch(torch.rand(len(labels), 3, 32, 32), labels, labels)
         loop.train_step(run, batch)
@@ -120,6 +119,21 @@ def test_a_training_takes_about_the_estimated_time(arch, kind, monkeypatch):
     flops, _ = estimates.training(config, net.config, 3 * len(labels))
     estimated = flops / config.epochs / speed
     assert took / 2.5 < estimated < 2.5 * took
+
+
+def test_a_network_without_an_estimate_of_its_own_is_taken_for_a_decoder(monkeypatch):
+    """What a new attack needs must not stop a campaign that is only planned."""
+    net, config = NetConfig("lenet", kind="complex"), AttackConfig("all", Path("run"), only="new")
+
+    def estimated(network):
+        attack = roster.Attack("inversion new", roster.answers.decoded, (network,))
+        monkeypatch.setattr(roster, "ROSTER", (attack,))
+        return estimates._pass(network, *shapes), estimates.attacking(config, net, hidden=True)
+
+    shapes = estimates._shapes(net), estimates._released(net), 24, 1.0
+    of_new, (flops, size) = estimated("foo_net")
+    assert of_new == estimated("denoiser")[0]
+    assert (flops, size) == estimated("denoiser")[1]
 
 
 def test_networks_of_equal_cost_are_counted_once():

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 import complexnn
 from complexnn.config import NetConfig, TrainConfig
@@ -10,6 +9,7 @@ from complexnn.config_io import to_dict
 from complexnn.data.images import ImageSet
 from complexnn.networks.registry import ARCHITECTURES
 from complexnn.runs import checkpoint
+from complexnn.runs.devices import make_accelerator
 from complexnn.training import evaluation, loop
 
 SIZES = {"vgg16": 32, "alexnet": 63}  # the smallest they take
@@ -44,7 +44,7 @@ def test_trains_evaluates_saves_loads_and_is_equivariant(tmp_path, arch, variant
     built = complexnn.build(net)
     before = {name: p.clone() for name, p in built.named_parameters()}
 
-    run = loop.Training(built, config, Accelerator(cpu=True), images.steps(6))
+    run = loop.Training(built, config, make_accelerator("cpu"), images.steps(6))
     loop.train_one_epoch(run, images, None, loop.Stop(), lambda: None)
     assert run.step == 2
     still = [name for name, p in built.named_parameters() if torch.equal(p, before[name])]

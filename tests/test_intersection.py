@@ -7,7 +7,7 @@ import torch
 from test_attacks import make_attacker, make_user
 
 import complexnn
-from complexnn.attacks import intersection, keys, span, user
+from complexnn.attacks import intersection, span, unmixing, user
 from complexnn.rotation import functional as cF
 
 IMAGES = 50
@@ -86,8 +86,8 @@ def test_what_repetition_does_not_show(hidden, rng):
 )
 def test_a_network_gives_away_every_image_that_is_sent_again(tmp_path, settings):
     attacker, whole = make_attacker(tmp_path, steps=2, **settings)
-    times = attacker.config.spend.repeats
-    sent = make_user(attacker, whole, 96).sends_whole(0, 96, again="other company", times=times)
+    times = attacker.config.resources.repeats
+    sent = make_user(attacker, whole, 96).sends_whole(0, 96, again="other co-members", times=times)
     seen, known = sent
     found = attacker.intersected(seen)
     truth = known.key.directions
@@ -110,5 +110,5 @@ def test_other_company_is_that_of_other_queries(tmp_path, rng):
 
 def test_blind_guessing_of_as_many_directions_as_are_returned():
     decoys, packed = complexnn.NetConfig(dim=5), complexnn.NetConfig(dim=5, group="packed")
-    assert keys.chance(decoys, answers=1) == pytest.approx(math.pi / 2)
-    assert keys.chance(packed, answers=5) == keys.chance(packed)
+    assert unmixing.chance(decoys, answers=1) == pytest.approx(math.pi / 2)
+    assert unmixing.chance(packed, answers=5) == unmixing.chance(packed)

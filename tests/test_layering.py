@@ -47,9 +47,19 @@ def test_only_the_algebra_indexes_the_parts_of_features():
                 assert not (indexes_axis_1 and ast.unparse(node.value) in features), name
 
 
+def test_only_the_split_network_draws_its_keys():
+    for name in CODE:
+        if name == "complexnn.networks.splitnet":
+            continue
+        for node in ast.walk(tree(name)):
+            inside = isinstance(node, ast.Attribute) and node.attr in {"_group", "_rotate"}
+            makes = isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Key"
+            assert not (inside or makes), f"{name}, line {node.lineno}: {ast.unparse(node)}"
+
+
 def test_only_commands_print():
     for name in CODE:
-        if LEVEL[storey(name)] >= LEVEL["training"]:
+        if storey(name) == "commands":
             continue
         calls = [n for n in ast.walk(tree(name)) if isinstance(n, ast.Call)]
         assert not [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"], name

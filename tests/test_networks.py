@@ -131,16 +131,17 @@ def test_a_release_is_what_encode_sends_and_the_groups_behind_it(group, defence)
         return torch.Generator().manual_seed(3)
 
     released, key = net.encode(images, generator=seeded())
-    features = net.features(images)
-    release = net.release(features, generator=seeded())
+    release = net.release(images, generator=seeded())
     assert torch.equal(release.released, released)
     assert torch.equal(release.key.rotation, key.rotation)
-    parts, members, queries = release.groups
-    assert torch.equal(members, key.members)
-    assert queries == key.queries == 8
-    torch.testing.assert_close(cF.rotate(parts, key.rotation), released)
-    queried = cF.first_parts(parts, net.config.queries)
-    assert torch.equal(queried, net.defended(features, generator=seeded()))
+    assert torch.equal(release.key.members, key.members)
+    assert release.key.queries == key.queries == 8
+    torch.testing.assert_close(cF.rotate(release.parts, key.rotation), released)
+    groups = net.unrotated_groups(net.features(images), generator=seeded())
+    assert torch.equal(release.parts, groups)
+    queried = cF.first_parts(release.parts, net.config.queries)
+    assert torch.equal(queried, net.unrotated_queries(images, generator=seeded()))
+    assert release.without_parts() == (release.released, release.key, None)
 
 
 @pytest.mark.parametrize("group", ["decoy", "packed"])
@@ -151,8 +152,9 @@ def test_the_answer_does_not_depend_on_the_key_but_needs_it(group, dim, rng):
     for _ in range(20):  # statistics of fresh norms would let the signal fade to nothing
         net(images, generator=rng)
     net.eval()
-    released, key, groups = net.release(net.features(images), generator=rng)
-    other, other_key, _ = net.rotate(groups, generator=rng)
+    release = net.release(images, generator=rng)
+    released, key, _ = release
+    other, other_key, _ = net.release_again(release, generator=rng)
     plain = net.decode(net.process(released), key)
     torch.testing.assert_close(plain, net.decode(net.process(other), other_key), atol=1e-10, rtol=0)
 
@@ -190,12 +192,12 @@ def test_every_query_gets_its_answer(group, count, rng):
 def test_gaussian_decoys_are_released_with_the_group_and_dropped_from_the_answer(group, rng):
     net = small("thin4", dim=3, group=group, gaussian_decoys=200, decoy_scale=5.0).eval()
     images = torch.rand(9, 3, 16, 16)
-    released, key, groups = net.release(net.features(images), generator=rng)
+    released, key, parts = net.release(images, generator=rng)
     count = 3 if group == "packed" else 9
     assert released.shape == (count, 203, 4, 4, 4)
     assert key.directions.shape == (count, 3 if group == "packed" else 1, 203)
     behind = cF.rotate(released, key.rotation.mT)
-    torch.testing.assert_close(behind, groups.parts, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(behind, parts, atol=1e-4, rtol=1e-4)
 
     noise = behind[:, 3:].double()
     assert noise.std().item() == pytest.approx(5, rel=0.02)
@@ -203,7 +205,7 @@ def test_gaussian_decoys_are_released_with_the_group_and_dropped_from_the_answer
     assert len(noise.flatten(0, 1)[:, 0, 0, 0].unique()) == 200 * count
 
     answers = net.decode(net.process(released), key)
-    kept = cF.first_parts(net.process(groups.parts), 3 if group == "packed" else 1)
+    kept = cF.first_parts(net.process(parts), 3 if group == "packed" else 1)
     torch.testing.assert_close(answers, net.decoder(kept), atol=1e-4, rtol=1e-4)
 
 
@@ -221,7 +223,7 @@ def test_features_beside_gaussian_decoys_have_a_bounded_norm(rng):
 
     net = small("thin4", gaussian_decoys=3).eval()
     loud = net.features(torch.rand(4, 3, 16, 16)) * 100
-    bounded = net.group(loud, generator=rng).parts[:, :2]
+    bounded = net.release_features(loud, generator=rng).parts[:, :2]
     assert bounded.square().mean(dim=(2, 3, 4)).amax() <= 1 + 1e-5
 
 

@@ -41,22 +41,21 @@ def test_autocast_rounds_neither_key_nor_decoys(group):
     net = complexnn.build("thin4", image_size=8, dim=3, group=group, gaussian_decoys=40).eval()
     images = torch.rand(6, 3, 8, 8)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        groups = net.group(net.features(images), generator=torch.Generator().manual_seed(0))
-        released, key, _ = net.rotate(groups, generator=torch.Generator().manual_seed(1))
+        generator = torch.Generator().manual_seed(0)
+        released, key, parts = net.release(images, generator=generator)
         assert net.decode(net.process(released), key).shape == (6, 10)
-    assert released.dtype == groups.parts.dtype == key.rotation.dtype == torch.float32
-    noise = groups.parts[:, 3:]
+    assert released.dtype == parts.dtype == key.rotation.dtype == torch.float32
+    noise = parts[:, 3:]
     assert not torch.equal(noise, noise.bfloat16().float())
-    exact = cF.rotate(groups.parts.double(), key.rotation.double())
+    exact = cF.rotate(parts.double(), key.rotation.double())
     torch.testing.assert_close(released.double(), exact, atol=1e-5, rtol=0)
 
 
 def test_a_network_in_bf16_releases_bf16_of_an_exact_rotation():
     net = complexnn.build("thin4", image_size=8, dim=4).bfloat16().eval()
     images = torch.rand(8, 3, 8, 8).bfloat16()
-    groups = net.group(net.features(images), generator=torch.Generator().manual_seed(0))
-    released, key, _ = net.rotate(groups, generator=torch.Generator().manual_seed(1))
-    exact = cF.rotate(groups.parts.float(), key.rotation)
+    released, key, parts = net.release(images, generator=torch.Generator().manual_seed(0))
+    exact = cF.rotate(parts.float(), key.rotation)
     assert torch.equal(released, exact.bfloat16())
     assert net.decode(net.process(released), key).dtype == torch.bfloat16
 

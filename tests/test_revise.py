@@ -562,9 +562,9 @@ def test_a_users_network_runs_rotated_from_end_to_end(rng):
     net(images, generator=rng).square().sum().backward()
     assert all(p.grad is not None for p in net.parameters())
     net.eval()
-    groups = net.group(net.features(images), generator=rng)
+    release = net.release(images, generator=rng)
     answers = [
         net.decode(net.process(released), key)
-        for released, key, _ in (net.rotate(groups, generator=rng) for _ in range(2))
+        for released, key, _ in (release, net.release_again(release, generator=rng))
     ]
     torch.testing.assert_close(*answers, atol=1e-3, rtol=1e-3)

@@ -45,7 +45,7 @@ def test_the_negative_control_is_no_copy(tmp_path, settings):
     images = ImageSet(whole.test.pixels[index], whole.test.labels[index], index)
     net, rng = attacker.knowledge.net, torch.Generator().manual_seed(0)
     (batch,) = images.batches(60, CPU)
-    truth = OwnRelease(batch, *net.encode(batch.images, generator=rng))
+    truth = OwnRelease(batch, net.release(batch.images, generator=rng))
     other = scoring.next_group(truth)
     assert (batch.classes[other] != batch.classes).all()
     group = torch.arange(60) // attacker.victim.queries
@@ -77,10 +77,16 @@ def test_answers_are_compared_with_the_queries_that_they_belong_to(tmp_path, rng
     order = torch.rand(20, 4, generator=rng).argsort(dim=1)
     directions = scoring.take(truth.key.directions, order)
     images = scoring.take(truth.images, order)
-    assert torch.equal(scoring.in_order(Answer(images), truth), truth.batch.images)
-    assert torch.equal(scoring.in_order(Answer(images, directions), truth), truth.batch.images)
+    assert torch.equal(
+        scoring.order_by_direction_or_image(Answer(images), truth), truth.batch.images
+    )
+    assert torch.equal(
+        scoring.order_by_direction_or_image(Answer(images, directions), truth), truth.batch.images
+    )
     logits = torch.randn(20, 4, 10, generator=rng)
-    shown = scoring.in_order(Answer(scoring.take(logits, order), directions), truth)
+    shown = scoring.order_by_direction_or_image(
+        Answer(scoring.take(logits, order), directions), truth
+    )
     assert torch.equal(shown, logits.flatten(0, 1))
     assert scoring.choices(Answer(images)) == 4
     assert scoring.choices(Answer(images, directions)) == 1

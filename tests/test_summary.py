@@ -1,6 +1,7 @@
-"""The README's tables and the figures: from rows, and the same as what is committed."""
+"""The tables of the pages, and the figures: from rows, and the same as what is committed."""
 
 import json
+import math
 import os
 import statistics
 from pathlib import Path
@@ -14,7 +15,7 @@ from complexnn.config import DataConfig, InputError, NetConfig, TrainConfig
 from complexnn.config_io import from_dict, to_dict
 from complexnn.measurements import gaussianity
 from complexnn.networks.costs import dissect
-from complexnn.report import beyond, ranking, summary, verdict_tables, verdicts
+from complexnn.report import beyond, paper, ranking, summary, verdict_tables, verdicts
 from complexnn.report.cohorts import cohorts
 from complexnn.report.figures import grids, plots, structure
 from complexnn.report.rows import collect, mean_std, of_attacked_run
@@ -119,10 +120,13 @@ def test_the_tables_are_put_between_the_marks(runs, tmp_path, capsys):
     assert text.endswith("after\n")
     assert "yesterday" not in text
     assert "holds in part" in text
+    assert app.run(report.main, ["tables", str(runs), "--into", str(page)]) == 0
+    assert "paper / 2021 / ours" in page.read_text()
     page.write_text("no marks\n")
     assert app.run(report.main, ["summary", str(runs), "--into", str(page)]) == 2
     assert page.read_text() == "no marks\n"
     assert app.run(report.main, ["tables", str(runs), "--into", str(page)]) == 2
+    assert app.run(report.main, ["budgets", str(runs), "--into", str(page)]) == 2
     capsys.readouterr()
     assert app.run(report.main, ["summary", str(runs), "--into", str(tmp_path / "no.md")]) == 2
     assert "there is no page" in capsys.readouterr().err
@@ -174,7 +178,8 @@ def test_several_seeds_count_by_their_mean(runs, tmp_path):
 
 def test_variants_stand_in_a_table_of_their_own(runs, tmp_path):
     run(tmp_path / "relu", 0.4, limit=500, relu_end=True, attacks=[inversion(21)])
-    (line,) = summary.short_table(collect([runs])).rows
+    (table,) = [t for t in paper.tables(collect([runs])) if t.title.startswith("Variants")]
+    (line,) = table.rows
     assert line[0] == "lenet, digits"
     assert line[1].startswith("500 images")
     assert line[2:] == (
@@ -244,14 +249,39 @@ def test_figures_are_drawn_and_their_captions_say_what_they_stand_on(runs, tmp_p
 # ------------------------------------------------------------------ what the repository publishes
 
 
-def test_readme_and_map_hold_what_the_committed_rows_say():
-    """Nothing in its tables is typed by hand."""
-    page = ROOT / "README.md"
-    tables = summary.front_page(collect([ROOT / "checkpoints"]))
-    assert summary.write_into(page, tables) == page.read_text()
-    page = ROOT / "docs" / "beyond.md"
-    tables = beyond.beyond_page(collect([ROOT / "checkpoints"]))
-    assert summary.write_into(page, tables) == page.read_text()
+def test_pages_hold_what_the_committed_rows_say():
+    """Nothing in their tables is typed by hand."""
+    ours = collect([ROOT / "checkpoints"])
+    pages = {
+        "README.md": summary.front_page,
+        "docs/beyond.md": beyond.beyond_page,
+        "docs/results.md": paper.tables,
+    }
+    for name, tables in pages.items():
+        page = ROOT / name
+        assert summary.write_into(page, tables(ours)) == page.read_text(), name
+
+
+def test_the_page_of_results_has_every_figure_with_its_caption(monkeypatch):
+    """Figures are drawn for their captions alone: to save them takes most of the time."""
+    for module in (plots, structure):
+        monkeypatch.setattr(module, "save", lambda figure, path: plots.plt.close(figure))
+    monkeypatch.setattr(grids, "save_grid", lambda *_: None)
+    ours, nowhere = collect([ROOT / "checkpoints"]), Path("not-saved")
+    captions = {
+        "structure.svg": structure.structure(nowhere),
+        "angles.svg": plots.angles(ours, nowhere),
+        "properties.svg": plots.properties(ours, nowhere),
+        "leakage.svg": plots.leakage(ours, nowhere),
+    }
+    for name, shown in grids.grids(ours).items():
+        captions[f"reconstructions-{name}.png"] = grids.reconstructions(shown, nowhere)
+    page = " ".join((ROOT / "docs" / "results.md").read_text().split())
+    for name, caption in captions.items():
+        assert (ROOT / "assets" / name).is_file()
+        assert f"](../assets/{name}) {caption}" in page
+    drawn = {path.name for path in (ROOT / "assets").glob("reconstructions-*.png")}
+    assert drawn <= captions.keys()  # none is left of rows that went
 
 
 def test_the_notebook_holds_no_outputs():
@@ -265,8 +295,9 @@ def test_the_notebook_holds_no_outputs():
 
 @pytest.mark.slow
 def test_published_networks_reach_their_rows():
-    """Every network whose data are at hand, tested again: within 0.05 points of its row. CIFAR-10
-    (JPEG) is looked for where CIFAR10_JPEG says."""
+    """Every network whose data are at hand, tested again: within 0.05 points of its row, and for a
+    network that draws keys and decoys within four standard errors more, since early rows drew them
+    from other streams. CIFAR-10 (JPEG) is looked for where CIFAR10_JPEG says."""
     tested = []
     for name in publish.read_manifest(ROOT / "checkpoints"):
         folder = ROOT / "checkpoints" / name
@@ -281,7 +312,9 @@ def test_published_networks_reach_their_rows():
         except InputError:
             continue  # the data are not here
         again = evaluate(net, dataset.test, device, draws=config.draws, seed=config.seed)
-        assert abs(again["error"] - row["metrics"]["error"]["value"]) < 5e-4, name
+        published = row["metrics"]["error"]
+        spread = statistics.stdev(published["draws"]) * math.sqrt(2 / config.draws)
+        assert abs(again["error"] - published["value"]) < 5e-4 + 4 * spread, name
         tested.append(name)
     assert tested
 
@@ -418,7 +451,7 @@ def test_the_readme_says_what_the_rows_of_a_hidden_property_say():
     shares = (100 * error[key] for key in ("value", "control", "given_label"))
     said = "with {:.1f} % error behind the rotation, {:.1f} % without it, and {:.1f} % by whoever"
     assert said.format(*shares) in page
-    assert verdicts.judge("property", rows)[0] == verdicts.FAILS
+    assert verdicts.decide("property", rows)[0] == verdicts.FAILS
     config = rows["task"]["config"]
     data, epochs = config["data"], config["epochs"]
     assert f"({data['limit_train']:,} training images, {epochs} epochs)" in page

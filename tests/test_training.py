@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from PIL import Image
 
 import complexnn
@@ -20,9 +19,10 @@ from complexnn.config_attack import AttackConfig
 from complexnn.data import datasets
 from complexnn.data.images import Batch, ImageSet
 from complexnn.networks.critic import Critic
-from complexnn.networks.splitnet import Groups, Release
+from complexnn.networks.key import Key, Release
 from complexnn.rotation import functional as cF
 from complexnn.runs import checkpoint
+from complexnn.runs.devices import make_accelerator
 from complexnn.speed import bench
 from complexnn.training import checks, evaluation, loop, optimiser, terms
 
@@ -46,7 +46,7 @@ def term_and_step(settings):
 
 def one_step(net, images, number=0):
     rng = torch.Generator().manual_seed(0)
-    return terms.Step(number, images, net.release(net.features(images), generator=rng))
+    return terms.Step(number, images, net.release(images, generator=rng))
 
 
 @pytest.mark.parametrize("constraint", ["gradient-penalty", "weight-clipping"])
@@ -104,9 +104,8 @@ def test_true_and_wrong_features_are_what_keys_would_show(rng):
 def test_the_terms_gradient_is_that_of_the_gap(net, rng):
     """Through the graph, from the critic as it was before its step."""
     _, term, step = term_and_step(config(net=net))
-    groups = step.release.groups
-    parts = groups.parts.detach().requires_grad_()
-    release = step.release._replace(groups=groups._replace(parts=parts))
+    parts = step.release.parts.detach().requires_grad_()
+    release = step.release._replace(parts=parts)
     before = copy.deepcopy(term.opponent)
     value = term.loss(step._replace(release=release), rng)
     (fast,) = torch.autograd.grad(value, parts)
@@ -134,8 +133,8 @@ def test_a_critic_learns_to_tell_true_from_wrong(rng):
     (term,) = terms.make_terms(settings, CPU)
     for _ in range(150):
         parts = torch.rand(32, 2, 32, 4, 4)
-        groups = Groups(parts, torch.arange(64).view(32, 2), 32)
-        gap = term.loss(terms.Step(0, parts, Release(parts, None, groups)), rng)
+        key = Key(torch.eye(2).expand(32, 2, 2), "decoy", torch.arange(64).view(32, 2), 32)
+        gap = term.loss(terms.Step(0, parts, Release(parts, key, parts)), rng)
     assert gap > 0.2
 
 
@@ -145,7 +144,7 @@ def begin(settings):
     dataset = datasets.load(DataConfig(limit_train=300))
     net = complexnn.build(settings.net)
     steps = dataset.train.steps(settings.batch_size)
-    return loop.Training(net, settings, Accelerator(cpu=True), steps), dataset
+    return loop.Training(net, settings, make_accelerator("cpu"), steps), dataset
 
 
 def fit(settings, rows):
@@ -182,7 +181,7 @@ def test_images_read_by_workers_train_the_same_network(tmp_path, monkeypatch):
         images = datasets.load(DataConfig(dataset="folder", data_dir=tmp_path), workers=workers)
         torch.manual_seed(0)
         net = complexnn.build(settings.net)
-        run = loop.Training(net, settings, Accelerator(cpu=True), images.train.steps(16))
+        run = loop.Training(net, settings, make_accelerator("cpu"), images.train.steps(16))
         loop.fit(run, images, on_epoch=lambda row: None, save=lambda: None)
         return net.state_dict()
 

@@ -19,7 +19,7 @@ from complexnn.config import DataConfig, InputError
 from complexnn.config_attack import AttackConfig
 from complexnn.data import datasets
 from complexnn.data.images import Batch
-from complexnn.networks.splitnet import Key
+from complexnn.networks.key import Key, Release
 from complexnn.runs import results
 
 PACKED = {"dim": 8, "group": "packed"}
@@ -90,12 +90,12 @@ def test_every_draw_sends_every_image_once(tmp_path, settings, share):
 def test_a_draw_as_a_whole_is_its_batches(tmp_path, settings):
     attacker, whole = make_attacker(tmp_path, **settings)
     user = make_user(attacker, whole)
-    batches = list(user.sends(1, 360, again="other company", times=2))
+    batches = list(user.sends(1, 360, again="other co-members", times=2))
     assert len(batches) > 1
-    seen, truth = user.sends_whole(1, 360, again="other company", times=2)
+    seen, truth = user.sends_whole(1, 360, again="other co-members", times=2)
     assert torch.equal(seen.released, torch.cat([s.released for s, _ in batches]))
     assert torch.equal(truth.images, torch.cat([t.images for _, t in batches]))
-    assert torch.equal(truth.parts, torch.cat([t.parts for _, t in batches]))
+    assert torch.equal(truth.rotated_back, torch.cat([t.rotated_back for _, t in batches]))
     assert torch.equal(truth.index, torch.cat([t.index for _, t in batches]))
     assert truth.key.queries == 360
     (again,) = seen.again
@@ -115,7 +115,7 @@ def test_queries_whose_groups_have_the_same_members_form_a_cluster(members, clus
     images = torch.zeros(4, 1, 2, 2)
     key = Key(torch.eye(2).expand(4, 2, 2), "decoy", torch.tensor(members), 4)
     index = torch.tensor([9, 5, 7, 6])
-    truth = Truth(Batch(images, index, index), images, key, index)
+    truth = Truth(Batch(images, index, index), Release(images, key, None), index)
     assert truth.clusters.tolist() == clusters
 
 
@@ -152,9 +152,10 @@ def test_what_is_measured_lands_at_its_image():
 def test_attacks_are_judged_on_whole_groups_and_on_sixteen(tmp_path):
     attacker, _ = make_attacker(tmp_path, budget="standard", **PACKED)
     net, config = attacker.victim, attacker.config
-    assert target.judged(config, net, 10_000) == 2000
-    assert target.judged(config, net, 10_000, slow=True) == 128  # 16 groups, where 100 would be 12
-    assert target.judged(config, net, 77) == 72
+    assert target.image_count(config, net, 10_000) == 2000
+    # 16 groups, where 100 would be 12.
+    assert target.image_count(config, net, 10_000, slow=True) == 128
+    assert target.image_count(config, net, 77) == 72
     assert together(net) == 8
 
 
@@ -184,7 +185,7 @@ def test_tables_name_an_image_by_its_place_in_the_test_set(tmp_path, trained_run
     assert attack("span", "--victim", victim, "--draws", 1) == 0
     net, dataset = app.open_run(victim, None, torch.device("cpu"))
     config = AttackConfig("span", victim=victim)
-    judged = target.judged_images(config, net.config, dataset).tolist()
+    judged = target.chosen_images(config, net.config, dataset).tolist()
     assert len(judged) < len(dataset.test)
     table = worst.table_path(victim, "span")
     with table.open() as file:

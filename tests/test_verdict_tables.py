@@ -10,7 +10,7 @@ from complexnn.config import DataConfig, NetConfig
 from complexnn.report import verdict_tables, verdicts
 from complexnn.report.notes import Abbreviations
 from complexnn.report.rows import collect
-from complexnn.report.verdict_tables import by_network, judge_all, sentence
+from complexnn.report.verdict_tables import by_network, network_verdicts, sentence
 
 NET = {"arch": "resnet20"}
 PAPER = (("resnet20-alpha", "cifar10"), ("resnet20-beta", "cifar10"), ("vgg16", "cub200"))
@@ -44,7 +44,7 @@ def test_the_matrix_s_error_is_one_number_in_the_cell_and_in_the_reason(tmp_path
     for seed, error in enumerate((0.2, 0.3)):
         measured = ("linearity", {"error_of_the_mean_matrix": numbers(error)})
         rows_of(tmp_path / str(seed), net=NET, seed=seed, attacks=[measured])
-    (row,) = judge_all(collect([tmp_path]))
+    (row,) = network_verdicts(collect([tmp_path]))
     assert find(table_of(tmp_path), "resnet20-alpha")["complex / local / matrix"].endswith("25.00")
     assert "; 25.0 % error with one fixed matrix" in row.verdicts["accuracy"][1]
 
@@ -54,7 +54,7 @@ def test_verdicts_are_those_of_the_written_rules(tmp_path):
     for number, error in enumerate((0.1, 1.0, 1.5)):
         rows_of(tmp_path / str(number), net=NET, lr=0.1 + number,
                 attacks=[angle(error), inversion(0.05, 20.0 - 3 * number)])  # fmt: skip
-    for row in judge_all(collect([tmp_path])):
+    for row in network_verdicts(collect([tmp_path])):
         for claim in ("angle", "input"):
             assert row.verdicts[claim] == verdicts.marked(claim, row.runs.attacked)
         assert row.verdicts["property"] is None
@@ -126,10 +126,10 @@ def test_the_other_cut_lends_its_plain_networks_to_the_verdict_on_accuracy(tmp_p
     plain(tmp_path)
     beta = NET | {"variant": "beta"}
     rows_of(tmp_path / "beta", net=beta, error=0.1)
-    (row,) = judge_all(collect([tmp_path]))
+    (row,) = network_verdicts(collect([tmp_path]))
     assert row.verdicts["accuracy"] == ("undecided", "not trained: local")
     rows_of(tmp_path / "beta-local", net=beta | {"kind": "local"}, error=0.4)
-    (row,) = judge_all(collect([tmp_path]))
+    (row,) = network_verdicts(collect([tmp_path]))
     assert row.verdicts["accuracy"][0] == "holds"
 
 
@@ -165,7 +165,7 @@ def test_the_sentence_counts_rows(tmp_path, errors, said):
         attacks = [] if error is None else [*every_angle_attack(error), release(1.57, 0.0)]
         data = DataConfig(dataset=("digits", "cifar10", "fashion-mnist")[number])
         rows_of(tmp_path / str(number), net=NET, data=data, attacks=attacks)
-    found = sentence(judge_all(collect([tmp_path])))
+    found = sentence(network_verdicts(collect([tmp_path])))
     assert found.startswith("Over 3 rows, each claim ")
     assert said in found
 
@@ -178,7 +178,7 @@ def test_the_sentence_counts_a_row_once_for_each_claim_at_its_largest_budget(tmp
     rows_of(tmp_path / "early", net=NET | {"counterparts": "batch"}, error=0.1,
             attacks=[angle(0.1)])  # fmt: skip
     rows_of(tmp_path / "large", net=NET, error=0.3, epochs=100, attacks=every_angle_attack(1.2))
-    found = sentence(judge_all(collect([tmp_path])))
+    found = sentence(network_verdicts(collect([tmp_path])))
     assert found.startswith("Over 1 row, ")
     assert "the angle is found in 0 of 1 attacked (undecided in 1)" in found  # without release
     assert "the input is recovered in 1 of 1 attacked;" in found

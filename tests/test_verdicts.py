@@ -128,7 +128,7 @@ def test_who_withstood_some_attacks_only_is_undecided(error, left_out, verdict):
         for name in every
         if name != left_out
     ]
-    found, why = verdicts.judge("angle", rows(task, *made))
+    found, why = verdicts.decide("angle", rows(task, *made))
     assert found == verdict
     assert why.endswith(f"not run: {left_out}") == (found == "undecided")
 
@@ -144,8 +144,8 @@ def test_an_attack_that_became_stronger_has_not_been_withstood(error, verdict):
         for a in every
     ]
     then = [r | {"version": 1} for r in now]
-    assert verdicts.judge("angle", rows(task, *now))[0] in ("withstood these attacks", "FAILS")
-    found, why = verdicts.judge("angle", rows(task, *then))
+    assert verdicts.decide("angle", rows(task, *now))[0] in ("withstood these attacks", "FAILS")
+    found, why = verdicts.decide("angle", rows(task, *then))
     assert found == verdict
     assert why.endswith("not run: angle dss as it is now") == (found == "undecided")
 

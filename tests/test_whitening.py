@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_attacks import make_attacker, observe
 
-from complexnn.attacks import keys, whitening
+from complexnn.attacks import unmixing, whitening
 from complexnn.attacks.baselines import Baselines
 from complexnn.attacks.gallery import Gallery
 from complexnn.attacks.mean_feature import guess, shared_direction, sharing_frames
@@ -59,7 +59,7 @@ def test_the_mean_alone_gives_a_complex_key_away(rng):
     rotation = cF.draw_rotations(50, 2, rng).float()
     released = cF.rotate(mean.expand(50, 2, 4, 4, 4), rotation)
     found = guess(released, Whitening(mean, torch.eye(64)), rng, members=2, count=1)
-    assert keys.errors(found, rotation.mT[:, :1]).max() < 1e-3
+    assert unmixing.errors(found, rotation.mT[:, :1]).max() < 1e-3
 
 
 @pytest.mark.parametrize("full", [True, False])
@@ -86,10 +86,11 @@ def test_blind_guessing_knows_the_mean(tmp_path):
     for name, encoder in (("still", still), ("shifted", shifted)):
         attacker, whole = make_attacker(tmp_path, dim=8, group="packed", encoder=encoder)
         blind = Baselines(Gallery(attacker, whole.test)).angle(8)
-        random = keys.chance(attacker.victim)
+        random = unmixing.chance(attacker.victim)
         seen = observe(attacker, whole)
         errors = [
-            keys.errors(attacker.key_attacks["mean"](s.released), s.key.directions) for s in seen
+            unmixing.errors(attacker.key_attacks["mean"](s.released), s.key.directions)
+            for s in seen
         ]
         assert torch.cat(errors).mean() == pytest.approx(blind, rel=0.05)
         found[name] = blind / random

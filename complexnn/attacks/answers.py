@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from complexnn.attacks import inversion, keys, release
+from complexnn.attacks import inversion, release, unmixing
 from complexnn.attacks.attacker import Attacker
 from complexnn.attacks.optimise import optimise
 from complexnn.attacks.threat import Answer, Observation
@@ -35,7 +35,7 @@ def release_directions(attacker: Attacker, observation: Observation) -> Answer:
     rows = release.recover(released).directions.to(released)
     chunks = zip(rows.split(CHUNK), released.split(CHUNK), strict=True)
     critic = attacker.key_attacks.critic
-    return Answer(torch.cat([keys.upright(r, x, critic) for r, x in chunks]))
+    return Answer(torch.cat([unmixing.upright(r, x, critic) for r, x in chunks]))
 
 
 # ----------------------------------------------------------------------------------------- span
@@ -87,7 +87,7 @@ def separated(attacker: Attacker, observation: Observation) -> Answer:
 
 def optimised(attacker: Attacker, observation: Observation, *, with_key: bool) -> Answer:
     """An image for every answer of the decoder, which it starts from, or from noise."""
-    net, spend = attacker.knowledge.net, attacker.config.spend
+    net, resources = attacker.knowledge.net, attacker.config.resources
     if not with_key:
         first = inversion.decoded(attacker.released_decoder, observation.released)
     elif attacker.rotated and attacker.key_attacks.sharpest == "dss":
@@ -97,7 +97,7 @@ def optimised(attacker: Attacker, observation: Observation, *, with_key: bool) -
     starts, shown_by = first.values.flatten(0, 1), first.shown_by
     generator = torch.Generator().manual_seed(attacker.config.seed)
     noise = [
-        torch.rand(starts.shape, generator=generator).to(starts) for _ in range(spend.restarts)
+        torch.rand(starts.shape, generator=generator).to(starts) for _ in range(resources.restarts)
     ]
     groups, count = first.values.shape[:2]
     owner = torch.arange(groups, device=starts.device).repeat_interleave(count)
@@ -106,7 +106,7 @@ def optimised(attacker: Attacker, observation: Observation, *, with_key: bool) -
         observation.released[owner],
         [starts, *noise],
         None if shown_by is None else shown_by.flatten(0, 1).unsqueeze(1),
-        iterations=spend.iterations,
+        iterations=resources.iterations,
     )
     return Answer(images.unflatten(0, (groups, count)), shown_by)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from complexnn.attacks import inference, intersection, inversion, keys, substitute
+from complexnn.attacks import inference, intersection, inversion, substitute, unmixing
 from complexnn.attacks.fitting import FitLog, Knowledge, View, best_matching, take
 from complexnn.attacks.key_attacks import KeyAttacks
 from complexnn.attacks.threat import Answer, Observation
@@ -72,8 +72,8 @@ class Attacker:
     def features(self, released: Tensor) -> Answer:
         """a* by the best key attack; without a key, what was released."""
         if not self.rotated:
-            return keys.views(released, released.new_ones(len(released), 1, 1))
-        return keys.views(released, self.key_attacks[self.key_attacks.best](released))
+            return unmixing.views(released, released.new_ones(len(released), 1, 1))
+        return unmixing.views(released, self.key_attacks[self.key_attacks.best](released))
 
     @torch.no_grad()
     def mean_features(self, observation: Observation) -> Answer:
@@ -94,8 +94,8 @@ class Attacker:
         groups, count = again[0].place.shape
         first = released, torch.arange(groups).repeat_interleave(count)
         rows = intersection.directions(first, [(x, place.flatten()) for x, place in again])
-        rows = keys.nearest_orthogonal(rows.unflatten(0, (groups, count)))
-        return keys.upright(rows, released, self.key_attacks.critic)
+        rows = unmixing.nearest_orthogonal(rows.unflatten(0, (groups, count)))
+        return unmixing.upright(rows, released, self.key_attacks.critic)
 
     @property
     def views(self) -> dict[str, View]:
@@ -125,7 +125,7 @@ class Attacker:
     def separated(self, released: Tensor) -> Answer:
         """What the denoiser makes of the views that it separates: images ``(G, n, C, H, W)``."""
         directions = self.key_attacks["dss"](released)
-        return self.decoded(self.key_attacks.denoiser, keys.views(released, directions))
+        return self.decoded(self.key_attacks.denoiser, unmixing.views(released, directions))
 
     @cached_property
     def released_decoder(self) -> nn.Module:

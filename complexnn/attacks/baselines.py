@@ -13,11 +13,11 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Generator, Tensor
 
-from complexnn.attacks import inference, keys, mean_feature
+from complexnn.attacks import inference, mean_feature, unmixing
 from complexnn.attacks.attacker import Attacker
 from complexnn.attacks.fitting import OwnRelease
 from complexnn.attacks.gallery import Gallery, first_images
-from complexnn.attacks.scoring import TOP, in_order, per_query
+from complexnn.attacks.scoring import TOP, order_by_direction_or_image, per_query
 from complexnn.attacks.threat import Answer
 from complexnn.data import tasks
 
@@ -39,12 +39,12 @@ class Baselines:
         net, size = self.attacker.victim, len(self.gallery)
         match family:
             case "angle":
-                return {"angle_error": {"chance": self.angle(keys.candidates(net))}}
+                return {"angle_error": {"chance": self.angle(unmixing.candidates(net))}}
             case "intersection":
-                releases = self.attacker.config.spend.repeats
+                releases = self.attacker.config.resources.repeats
                 return {"angle_error": {"chance": self.angle(net.queries), "releases": releases}}
             case "release":
-                return {"angle_error": {"chance": keys.chance(net, answers=net.parts)}}
+                return {"angle_error": {"chance": unmixing.chance(net, answers=net.parts)}}
             case "span":
                 return {name: {"chance": 1 / size} for name in ("top1", "top1_jpeg")}
             case "inversion":
@@ -70,7 +70,7 @@ class Baselines:
         of one that knows the mean feature, measured on the attacker's own images. One vector for
         one query is compared with the former alone: there the latter is an attack."""
         attacker = self.attacker
-        blindly = keys.chance(attacker.victim, answers=answers)
+        blindly = unmixing.chance(attacker.victim, answers=answers)
         if answers == 1:
             return blindly
         rng = attacker.networks.rng("blind")
@@ -78,7 +78,7 @@ class Baselines:
         whitening = attacker.key_attacks.whitening
         guess = partial(mean_feature.guess, members=attacker.victim.dim, count=answers)
         errors = [
-            keys.errors(guess(o.released, whitening, rng), o.key.directions)
+            unmixing.errors(guess(o.released, whitening, rng), o.key.directions)
             for _ in range(GUESSES)
             for o in own
         ]
@@ -110,7 +110,9 @@ class Baselines:
         book = self.codebook(answers)
         if answers == 1:  # the same for each query of a group
             return book.expand(truth.key.queries, *book.shape[1:])
-        return in_order(Answer(book.expand(len(truth.released), *book.shape)), truth)
+        return order_by_direction_or_image(
+            Answer(book.expand(len(truth.released), *book.shape)), truth
+        )
 
     def blend(self, truth: OwnRelease) -> Tensor:
         """The best constant blend of the group's images: what no separation at all would show."""

@@ -1,7 +1,7 @@
 r"""The paper's attack: search for the key whose views a critic takes for features.
 
 The attacker trains the critic itself, on features of its own images. Other attacks, too, use it
-to settle the signs that they cannot know (:func:`complexnn.attacks.keys.settled`).
+to settle the signs that they cannot know (:func:`complexnn.attacks.unmixing.settled`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from complexnn.attacks.fitting import FitLog, Knowledge, OwnRelease, fit, take
-from complexnn.attacks.keys import QUARTER, Score, directions_at, frames_at, score_views
+from complexnn.attacks.unmixing import QUARTER, Score, directions_at, frames_at, score_views
 from complexnn.config_attack import AttackConfig
 from complexnn.networks.critic import Critic
 from complexnn.rotation import functional as cF
@@ -30,7 +30,7 @@ def fit_critic(
     dim = knowledge.net.config.parts
 
     def loss(model: Critic, own: OwnRelease) -> Tensor:
-        parts = own.parts
+        parts = own.rotated_back
         true = cF.first_parts(parts, 1)
         count = len(true)
         mixed = cF.draw_directions(count, dim, generator).unsqueeze(1).to(parts)

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from complexnn.attacks.fitting import FitLog, Knowledge, OwnRelease, fit
-from complexnn.attacks.keys import nearest_orthogonal
+from complexnn.attacks.unmixing import nearest_orthogonal
 from complexnn.attacks.whitening import Whitening
 from complexnn.config import NetConfig
 from complexnn.config_attack import AttackConfig
@@ -71,7 +71,7 @@ def mixed_views(own: OwnRelease, generator: Generator) -> tuple[Tensor, Tensor]:
     place, mixing = near(own, generator)
     members = own.key.members
     members = members.gather(1, place.to(members.device)).flatten()
-    views = cF.rotate(own.parts, mixing.to(own.released))
+    views = cF.rotate(own.rotated_back, mixing.to(own.released))
     return views.flatten(0, 1), members
 
 
@@ -113,7 +113,7 @@ def fit_feature_denoiser(
     def loss(model: FeatureDenoiser, own: OwnRelease) -> Tensor:
         return denoising_error(model, known, own, generator)
 
-    steps = PACE * config.spend.steps
+    steps = PACE * config.resources.steps
     return fit(model, loss, knowledge, config, generator, "denoiser of features", steps=steps)
 
 
@@ -131,7 +131,7 @@ def denoising_error(
     count as much as large ones.
     """
     place, mixing = near(own, generator, widest=WIDEST)
-    white = known.without_mean(known(own.parts))
+    white = known.without_mean(known(own.rotated_back))
     every = torch.arange(len(place)).unsqueeze(1)
     angle = mixing.gather(2, place.unsqueeze(2)).clamp(-1, 1).acos().clamp(min=0.02)
     angle = angle.flatten().to(white)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from complexnn.runs.progress import duration
 log = logging.getLogger("complexnn")
 Row = dict[str, Any]
 Rows = dict[str, Row]  # by name
+Announce = Callable[[Row], None]  # is told each new row, once it is on disk
 
 
 def check(
@@ -80,9 +81,10 @@ def run(
     control: SplitNet | None,
     dataset: Dataset,
     own: tuple[ImageSet, ImageSet],
+    announce: Announce,
 ) -> None:
     """Run the attacks that ``config`` asks for, which :func:`check` has passed; write rows, tables
-    and pictures.
+    and pictures, and ``announce`` each row.
 
     The positive control gets the same attacks first. Rows that are there already, of the same
     weights and settings, are not made again, so a run that was interrupted goes on.
@@ -90,14 +92,14 @@ def run(
     attacks = roster.chosen(config, victim.config, hidden=dataset.hidden)
     compared, control_rows = None, {}
     if control is not None:
-        compared, control_rows = _attack_control(config, attacks, control, dataset, own)
+        compared, control_rows = _attack_control(config, attacks, control, dataset, own, announce)
     target = Target(victim, dataset, config, config.run_dir, own)
     before = made(config, target.folder, target.victim_hash)
-    rows = make_rows(target, attacks, control_rows)
+    rows = make_rows(target, attacks, control_rows, announce)
     if config.attack in ("inversion", "all") and config.only is None and not config.has:
         row = worst.append(target.folder, rows, compared and compared.folder, control_rows)
         if row is not None:
-            print(summary(row), flush=True)
+            announce(row)
         if any(a.family == "inversion" and a.name not in before for a in attacks):
             grid.draw(target, compared)
 
@@ -108,6 +110,7 @@ def _attack_control(
     control: SplitNet,
     dataset: Dataset,
     own: tuple[ImageSet, ImageSet],
+    announce: Announce,
 ) -> tuple[Target, Rows]:
     """The unprotected network, and the rows of the attacks on it that stand beside ``attacks``; all
     that it allows, where not only some were asked for."""
@@ -120,10 +123,12 @@ def _attack_control(
     folder = config.output_dir / "control" if config.output_dir else alone.run_dir
     results.prepare_folder(folder)
     target = Target(control, dataset, alone, folder, own)
-    return target, make_rows(target, needed, {})
+    return target, make_rows(target, needed, {}, announce)
 
 
-def make_rows(target: Target, attacks: Sequence[Attack], control_rows: Rows) -> Rows:
+def make_rows(
+    target: Target, attacks: Sequence[Attack], control_rows: Rows, announce: Announce
+) -> Rows:
     """Measure those attacks that are not made yet, and append their rows; all rows by name."""
     config, attacker = target.config, target.attacker
     rows = made(config, target.folder, target.victim_hash)
@@ -144,7 +149,7 @@ def make_rows(target: Target, attacks: Sequence[Attack], control_rows: Rows) -> 
         _put_beside(measured.metrics, control_rows.get(beside))
         rows[name] = _row(target, attack, measured, begun)
         results.append_row(target.folder / "results.jsonl", rows[name])
-        print(summary(rows[name]), flush=True)
+        announce(rows[name])
     return rows
 
 
@@ -156,7 +161,7 @@ def _put_beside(numbers: Numbers, control: Row | None) -> None:
 
 
 def _row(target: Target, attack: Attack, measured: Measured, begun: float) -> Row:
-    config, (count, draws) = target.config, target.judged(attack)
+    config, (count, draws) = target.config, target.images_and_draws(attack)
     return {
         "name": attack.name + config.has,
         "version": attack.version,

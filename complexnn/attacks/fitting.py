@@ -16,7 +16,8 @@ from complexnn.attacks.threat import Answer
 from complexnn.config import NetConfig
 from complexnn.config_attack import AttackConfig
 from complexnn.data.images import Batch, ImageSet
-from complexnn.networks.splitnet import Key, SplitNet
+from complexnn.networks.key import Key, Release
+from complexnn.networks.splitnet import SplitNet
 from complexnn.rotation import functional as cF
 from complexnn.runs.progress import track
 from complexnn.training.optimiser import weight_groups
@@ -27,16 +28,24 @@ CHECKS = 10  # how often the attacker looks at its own validation images; chosen
 
 @dataclass(frozen=True)
 class OwnRelease:
-    """A release in the hands of who made it, with images and key: what an attacker knows of its
-    own queries."""
+    """A release in the hands of who made it, beside its images: what an attacker knows of its own
+    queries."""
 
     batch: Batch
-    released: Tensor
-    key: Key
+    release: Release  # without its parts, which nobody reads again
 
     @property
-    def parts(self) -> Tensor:
-        """The features behind the released tensor, rotated back: ``(G, d, C, H, W)``."""
+    def released(self) -> Tensor:
+        return self.release.released
+
+    @property
+    def key(self) -> Key:
+        return self.release.key
+
+    @property
+    def rotated_back(self) -> Tensor:
+        """The released tensor under the key's inverse, which is its parts but for rounding:
+        ``(G, d, C, H, W)``."""
         return cF.rotate(self.released, self.key.rotation.mT)
 
     @property
@@ -58,9 +67,8 @@ class Knowledge:
     def observe(self, batch: Batch, generator: Generator) -> OwnRelease:
         """Encode a batch of the attacker's own images under fresh keys; copies among them matter
         to nobody."""
-        features = self.net.features(batch.images)
-        released, key, _ = self.net.release(features, generator=generator, closed=False)
-        return OwnRelease(batch, released, key)
+        release = self.net.release(batch.images, generator=generator, closed=False)
+        return OwnRelease(batch, release.without_parts())
 
     def batches(self, images: ImageSet, size: int) -> Iterator[Batch]:
         """The images in order, in batches of whole groups; a rest that fills none is left out."""
@@ -153,7 +161,7 @@ def fit(
     if config.precision == "bf16":  # of the network only: what it is shown stays exact
         low = torch.autocast(knowledge.device.type, torch.bfloat16)
         model.forward = convert_outputs_to_fp32(low(model.forward))
-    steps = steps or config.spend.steps
+    steps = steps or config.resources.steps
     optimiser = torch.optim.AdamW(weight_groups(model, 0.01), lr=config.lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, config.lr, total_steps=steps + 1, pct_start=0.1

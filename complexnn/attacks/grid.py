@@ -52,13 +52,13 @@ def _made(
             continue
         if not roster.applicable(attack, target.attacker.victim):
             continue
-        times = target.config.spend.repeats
+        times = target.config.resources.repeats
         observation, truth = user.sends_whole(0, len(chosen), again=attack.again, times=times)
         inputs = truth.batch.images.cpu() if inputs is None else inputs
         try:
             answer = attack.answer(target.attacker, observation)
         except NotTrained:
             continue
-        ordered = scoring.in_order(answer, truth).detach().cpu()
+        ordered = scoring.order_by_direction_or_image(answer, truth).detach().cpu()
         made[attack.name.removeprefix("inversion ")] = ordered
     return inputs, made

@@ -10,7 +10,7 @@ be found at all.
 kurtosis is a cube, with which a few large entries would decide alone.
 
 **What stays open.** The negative of a member is as independent as the member, and so are members
-in another order. :func:`complexnn.attacks.keys.settled` asks a critic.
+in another order. :func:`complexnn.attacks.unmixing.settled` asks a critic.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 from torch import Generator, Tensor
 
-from complexnn.attacks.keys import Score, nearest_orthogonal, settled
+from complexnn.attacks.unmixing import Score, nearest_orthogonal, settled
 from complexnn.attacks.whitening import ChannelWhitening
 from complexnn.metrics import double
 from complexnn.rotation import functional as cF

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Generator, Tensor, nn
 
-from complexnn.attacks import dss, keys
+from complexnn.attacks import dss, unmixing
 from complexnn.attacks.fitting import FitLog, Knowledge, OwnRelease, View, fit
 from complexnn.config_attack import AttackConfig
 from complexnn.data import tasks
@@ -27,7 +27,7 @@ Shown = Callable[[OwnRelease, Generator], tuple[Tensor, Tensor]]
 
 def as_seen(own: OwnRelease, generator: Generator, *, view: View) -> tuple[Tensor, Tensor]:
     """One view of every query."""
-    return keys.in_order(view(own.released), own), own.batch.classes
+    return unmixing.order_by_direction(view(own.released), own), own.batch.classes
 
 
 def as_sent(own: OwnRelease, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -70,7 +70,7 @@ def fit_neighbours(
     features, classes = [], []
     for batch in knowledge.shuffled(eval_batch(knowledge.net.config.dim), generator):
         own = knowledge.observe(batch, generator)
-        features.append(keys.in_order(view(own.released), own).flatten(1).cpu())
+        features.append(unmixing.order_by_direction(view(own.released), own).flatten(1).cpu())
         classes.append(batch.classes.cpu())
         if sum(map(len, classes)) >= REFERENCES:
             break

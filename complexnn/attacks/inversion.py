@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from complexnn.attacks import keys
+from complexnn.attacks import unmixing
 from complexnn.attacks.fitting import FitLog, Knowledge, OwnRelease, View, best_matching, fit, take
 from complexnn.attacks.threat import Answer
 from complexnn.config import NetConfig
@@ -63,7 +63,7 @@ def fit_feature_decoder(
     """dec(a*): trained on the features that the attacker recovers, not on true ones."""
 
     def loss(model: UNet, own: OwnRelease) -> Tensor:
-        features = keys.in_order(recover(own.released), own)
+        features = unmixing.order_by_direction(recover(own.released), own)
         guess = model(features).squeeze(1)
         return (guess - own.batch.images).square().mean()
 

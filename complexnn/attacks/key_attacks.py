@@ -14,10 +14,10 @@ from complexnn.attacks import (
     dss,
     ica,
     inversion,
-    keys,
     mean_feature,
     phase,
     regression,
+    unmixing,
     whitening,
 )
 from complexnn.attacks.fitting import Knowledge
@@ -28,7 +28,9 @@ from complexnn.networks.registry import topology
 
 log = logging.getLogger("complexnn")
 Directions = Callable[[Tensor], Tensor]  # released -> (G, n, d)
-SLOW = ("fast-ica", "critic-search", "dss")  # they search for each group
+# They search for each group: the roster tries them on fewer images, and no network is trained on
+# what they show.
+SLOW = ("fast-ica", "critic-search", "dss")
 
 
 class KeyAttacks(Mapping[str, Directions]):
@@ -49,7 +51,7 @@ class KeyAttacks(Mapping[str, Directions]):
 
     @cached_property
     def _by_name(self) -> dict[str, Directions]:
-        count = keys.candidates(self.victim)
+        count = unmixing.candidates(self.victim)
         attacks: dict[str, Directions] = {"mean": self._mean_guess}
         if count == 1:
             attacks["phase"] = lambda x: phase.phase(x, self.channel_whitening)
@@ -67,7 +69,7 @@ class KeyAttacks(Mapping[str, Directions]):
         """What the mean feature alone tells."""
         return mean_feature.guess(
             released, self.whitening, self.networks.rng("guess"),
-            members=self.victim.dim, count=keys.candidates(self.victim),
+            members=self.victim.dim, count=unmixing.candidates(self.victim),
         )  # fmt: skip
 
     def _separate(self, released: Tensor) -> Tensor:
@@ -76,7 +78,7 @@ class KeyAttacks(Mapping[str, Directions]):
         rng = self.networks.rng("starts")
         starts = [
             mean_feature.sharing_frames(shared, self.victim.dim, rng)
-            for _ in range(1 + self.networks.config.spend.restarts)
+            for _ in range(1 + self.networks.config.resources.restarts)
         ]
         net, model = self.knowledge.net, self.separator
         if dss.of_features(self.victim, self.released):
@@ -104,7 +106,9 @@ class KeyAttacks(Mapping[str, Directions]):
 
         def error(name: str) -> float:
             with torch.no_grad():
-                means = [keys.errors(self[name](o.released), o.key.directions).mean() for o in own]
+                means = [
+                    unmixing.errors(self[name](o.released), o.key.directions).mean() for o in own
+                ]
             return torch.stack(means).mean().item()
 
         errors = {name: error(name) for name in names}

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from complexnn.attacks.fitting import FitLog, Knowledge, OwnRelease, fit, take
-from complexnn.attacks.keys import candidates, frames_at, match, nearest_orthogonal
+from complexnn.attacks.unmixing import candidates, frames_at, match, nearest_orthogonal
 from complexnn.config import NetConfig
 from complexnn.config_attack import AttackConfig
 from complexnn.networks.attack_networks import AngleRegressor

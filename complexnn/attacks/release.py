@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from complexnn.attacks.bases import basis
-from complexnn.attacks.keys import nearest_orthogonal
+from complexnn.attacks.unmixing import nearest_orthogonal
 from complexnn.metrics import double
 
 # All of these are chosen by hand.

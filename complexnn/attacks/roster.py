@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from complexnn.attacks import answers, keys
+from complexnn.attacks import answers, unmixing
 from complexnn.attacks.attacker import Attacker
 from complexnn.attacks.inference import NEIGHBOURS
+from complexnn.attacks.key_attacks import SLOW
 from complexnn.attacks.threat import Again, Answer, Observation
 from complexnn.config import InputError, NetConfig
 from complexnn.config_attack import OWN, AttackConfig
@@ -47,8 +48,12 @@ class Attack:
         return self.name.split()[0]
 
 
-def _key(by: str) -> Function:
-    return partial(answers.directions, by=by)
+def _angle(by: str, *needs: str, several: bool | None = None, version: int = 1) -> Attack:
+    """An attack on the key, by its name in :class:`~complexnn.attacks.key_attacks.KeyAttacks`."""
+    answer = partial(answers.directions, by=by)
+    return Attack(
+        f"angle {by}", answer, needs, by in SLOW, rotated=True, several=several, version=version
+    )
 
 
 def _classified(trained_on: str) -> Function:
@@ -60,17 +65,17 @@ _PROPERTY = partial(Attack, labels=True)
 
 ROSTER: tuple[Attack, ...] = (
     # The key: directions.
-    _KEYED("angle mean", _key("mean")),
-    _KEYED("angle phase", _key("phase"), several=False),
-    _KEYED("angle ica", _key("ica"), ("critic",)),
-    _KEYED("angle angle-regressor", _key("angle-regressor"), ("regressor",)),
-    _KEYED("angle fast-ica", _key("fast-ica"), ("critic",), slow=True),
-    _KEYED("angle critic-search", _key("critic-search"), ("critic",), slow=True),
-    _KEYED("angle dss", _key("dss"), ("separator",), slow=True, several=True, version=2),
+    _angle("mean"),
+    _angle("phase", several=False),
+    _angle("ica", "critic"),
+    _angle("angle-regressor", "regressor"),
+    _angle("fast-ica", "critic"),
+    _angle("critic-search", "critic"),
+    _angle("dss", "separator", several=True, version=2),
     # Who is in a group; and members of groups that are compared.
     Attack("span", answers.released, version=2),
     _KEYED("release", answers.release_directions, ("critic",), whole=True),
-    _KEYED("intersection", answers.intersection_directions, ("critic",), again="other company"),
+    _KEYED("intersection", answers.intersection_directions, ("critic",), again="other co-members"),
     # The input: images.
     Attack("inversion dec(x)", answers.decoded, ("released_decoder",)),
     _KEYED("inversion dec(a*)", answers.reconstructions, ("feature_decoder",),
@@ -111,7 +116,7 @@ def applicable(attack: Attack, net: NetConfig) -> bool:
         return False
     if attack.decoys and net.group != "decoy":
         return False
-    return attack.several is None or attack.several == (keys.candidates(net) > 1)
+    return attack.several is None or attack.several == (unmixing.candidates(net) > 1)
 
 
 def chosen(config: AttackConfig, net: NetConfig, *, hidden: bool) -> list[Attack]:

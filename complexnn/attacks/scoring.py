@@ -1,10 +1,13 @@
 """How answers are scored, per query, beside the truth of another query.
 
-Only here do answers meet the truth. Each group's answers come as a set, since the release could not
-show their order: exchanging two members and two columns of the key releases the same numbers. So
-the best assignment says which answer is compared with which query. Where answers were made from
-views it looks at the views' directions alone, so that what an answer says plays no part in the
-choice; where there are none it looks at the images, and a blind set is matched in the same way.
+Only functions of this file compare answers with the user's truth. ``trial`` calls them for rows,
+``grid`` for pictures, ``baselines`` for blind answers.
+
+Each group's answers come as a set, since the release could not show their order: exchanging two
+members and two columns of the key releases the same numbers. So the best assignment says which
+answer is compared with which query. Where answers were made from views it looks at the views'
+directions alone, so that what an answer says plays no part in the choice; where there are none it
+looks at the images, and a blind set is matched in the same way.
 
 A score function returns the measures of each query against its own truth, and the same measures of
 the same answers against another query's, which must be no better than blind: else the evaluation
@@ -21,7 +24,7 @@ import torch
 from torch import Tensor
 
 from complexnn import metrics
-from complexnn.attacks import inversion, keys, span
+from complexnn.attacks import inversion, span, unmixing
 from complexnn.attacks.fitting import OwnRelease, best_matching, take
 from complexnn.attacks.gallery import Gallery, fingerprints, same
 from complexnn.attacks.threat import Answer
@@ -34,12 +37,12 @@ Measures = dict[str, Tensor]  # each (queries,)
 # --------------------------------------------------------------------------------------- matching
 
 
-def in_order(answer: Answer, truth: OwnRelease) -> Tensor:
+def order_by_direction_or_image(answer: Answer, truth: OwnRelease) -> Tensor:
     """The answer to each query, in the batch's order, ``(queries, ...)``: of a group's set, what
     the best assignment gives to the query, by the directions that showed the answers or, for
     images made without, by the images themselves."""
     if answer.shown_by is not None or answer.values.shape[1] == 1:
-        return keys.in_order(answer, truth)
+        return unmixing.order_by_direction(answer, truth)
     queries = truth.key.directions.shape[1]
     columns = inversion.match(answer.values, truth.images[:, :queries])
     return take(answer.values, columns).flatten(0, 1)[: truth.key.queries]
@@ -76,7 +79,7 @@ def score_angle(gallery: Gallery, answer: Answer, truth: Truth) -> tuple[Measure
     """Angle between each query's direction and its estimate; and under the next group's key."""
     mine, count = truth.key.directions, truth.key.queries
     own, other = (
-        keys.errors(answer.values, directions).flatten()[:count]
+        unmixing.errors(answer.values, directions).flatten()[:count]
         for directions in (mine, mine.roll(1, dims=0))
     )
     return {"angle_error": own}, {"angle_error": other}
@@ -86,7 +89,7 @@ def score_release(gallery: Gallery, answer: Answer, truth: Truth) -> tuple[Measu
     """Angle between each query's direction and the one recovered for it, blind guessing where none
     was; and the share of queries for which one was."""
     net = gallery.attacker.victim
-    blindly = keys.chance(net, answers=net.parts)
+    blindly = unmixing.chance(net, answers=net.parts)
     missed = ~answer.values.any(dim=2)
 
     def measured(directions: Tensor) -> Measures:
@@ -149,7 +152,7 @@ def image_measures(images: Tensor) -> dict[str, Callable[[Tensor, Tensor], Tenso
 def score_images(gallery: Gallery, answer: Answer, truth: Truth) -> tuple[Measures, Measures]:
     """RMSE, PSNR, SSIM, distance of an independent classifier's features, and identification: the
     query's place among the candidates nearest to its reconstruction in those features."""
-    return score_reconstructions(gallery, in_order(answer, truth), truth)
+    return score_reconstructions(gallery, order_by_direction_or_image(answer, truth), truth)
 
 
 def score_reconstructions(
@@ -178,9 +181,14 @@ def score_reconstructions(
 def score_property(gallery: Gallery, answer: Answer, truth: Truth) -> tuple[Measures, Measures]:
     """Error of the hidden classes; and of another query's."""
     classes = truth.batch.classes.cpu()
-    given = tasks.answers(keys.in_order(answer, truth).cpu(), classes)
+    given = tasks.answers(logits(answer, truth).cpu(), classes)
     own, other = (tasks.errors(given, t) for t in (classes, classes[next_group(truth)]))
     return {"error": own}, {"error": other}
+
+
+def logits(answer: Answer, truth: Truth) -> Tensor:
+    """The logits of each query, ``(queries, K)`` or ``(queries, attributes)``."""
+    return unmixing.order_by_direction(answer, truth)
 
 
 def summarise_property(logits: Tensor, truth: Tensor) -> dict[str, dict[str, Any]]:

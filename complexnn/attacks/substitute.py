@@ -84,8 +84,7 @@ def fit_substitute(
 
     def loss(model: SplitNet, own: OwnRelease) -> Tensor:
         model.processing.eval()  # its statistics are the server's
-        features = model.features(own.batch.images)
-        sent, key, _ = model.release(features, generator=generator, closed=False)
+        sent, key, _ = model.release(own.batch.images, generator=generator, closed=False)
         logits = model.decode(model.process(sent), key)
         task = tasks.loss(logits, own.batch.labels).mean()
         return task + ALIGN * moments(sent).distance(released)

@@ -57,7 +57,7 @@ class Target:
         self.attacker = self._attacker(net, dataset, config, *own)
         self._copy_published(self.attacker.folder)
         # Which images of the test set these are: a control may be judged on some more.
-        self.index = judged_images(config, net.config, dataset)
+        self.index = chosen_images(config, net.config, dataset)
         self.test = dataset.test.subset(self.index).to(self.device)
         train = dataset.train.to(self.device)
         self.user = User(net, self.test, train, self.device, config.seed)
@@ -89,18 +89,19 @@ class Target:
         if published.is_dir() and not networks.is_dir() and not elsewhere:
             shutil.copytree(published, networks)
 
-    def judged(self, attack: Attack) -> tuple[int, int]:
+    def images_and_draws(self, attack: Attack) -> tuple[int, int]:
         """Images and draws that an attack is judged on."""
         net = self.attacker.victim
-        draws = min(self.config.draws, self.config.spend.slow_draws if attack.slow else math.inf)
-        return judged(self.config, net, len(self.test), slow=attack.slow), draws
+        most = self.config.resources.slow_draws if attack.slow else math.inf
+        images = image_count(self.config, net, len(self.test), slow=attack.slow)
+        return images, min(self.config.draws, most)
 
     def releases(
         self, draw: int, count: int, what: str, *, again: Again | None = None, whole: bool = False
     ) -> Iterator[tuple[Observation, Truth]]:
         """One draw of the user's queries: batch by batch, with ``what`` beside the progress bar, or
         the ``whole`` release; ``again`` says how they are sent several times."""
-        times = self.config.spend.repeats
+        times = self.config.resources.repeats
         if whole:
             yield self.user.sends_whole(draw, count, again=again, times=times)
             return
@@ -109,17 +110,17 @@ class Target:
         yield from track(sent, batches, what)
 
 
-def judged(config: AttackConfig, net: NetConfig, test: int, *, slow: bool = False) -> int:
+def image_count(config: AttackConfig, net: NetConfig, test: int, *, slow: bool = False) -> int:
     """Of ``test`` test images, how many attacks are judged on: whole groups, two at least, and by
     default sixteen, since intervals are over groups."""
-    dim, spend = together(net), config.spend
+    dim, resources = together(net), config.resources
     least = dim * (2 if config.limit_test else GROUPS)
-    wanted = max(spend.slow_images if slow else spend.images, least)
+    wanted = max(resources.slow_images if slow else resources.images, least)
     return min(wanted, test) // dim * dim
 
 
-def judged_images(config: AttackConfig, net: NetConfig, dataset: Dataset) -> Tensor:
+def chosen_images(config: AttackConfig, net: NetConfig, dataset: Dataset) -> Tensor:
     """Which test images attacks are judged on: the first of a fixed order, or all."""
-    count = judged(config, net, len(dataset.test))
+    count = image_count(config, net, len(dataset.test))
     order = torch.randperm(len(dataset.test), generator=torch.Generator().manual_seed(0))
     return order[:count] if count < len(order) else torch.arange(count)

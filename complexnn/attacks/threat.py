@@ -2,8 +2,8 @@
 
 An attack is a function of :class:`Observation`, which holds released tensors and nothing else, and
 returns an :class:`Answer`, an unordered set for each group. The key, the images and their labels
-stay with the victim's user (:mod:`complexnn.attacks.user`); only :mod:`complexnn.attacks.scoring`
-brings the two together.
+stay with the victim's user (:mod:`complexnn.attacks.user`). :mod:`complexnn.attacks.trial` hands
+answers and truth to :mod:`complexnn.attacks.scoring`, which compares them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 # How a user sends its images several times, fresh keys each time: the same groups; the queries
-# among fresh decoys or under fresh noise, packed groups as they were; in whatever company.
-Again = Literal["same group", "fresh decoys", "other company"]
+# among fresh decoys or under fresh noise, packed groups as they were; among other co-members.
+Again = Literal["same group", "fresh decoys", "other co-members"]
 
 
 class Repeat(NamedTuple):

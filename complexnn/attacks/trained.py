@@ -80,7 +80,7 @@ class TrainedNetworks:
     @property
     def decoder_width(self) -> int:
         """Channels of decoders to images and of classifiers, which the budget says."""
-        return self.width(self.config.spend.width)
+        return self.width(self.config.resources.width)
 
     @cached_property
     def _about(self) -> dict[str, Any]:
@@ -89,8 +89,8 @@ class TrainedNetworks:
         images are judged: a network that saw these must not be loaded again."""
         names = ("batch_size", "lr", "seed", "capacity", "precision")
         settings = {name: getattr(self.config, name) for name in names}
-        spend = self.config.spend
-        settings |= {"steps": spend.steps, "width": spend.width}
+        resources = self.config.resources
+        settings |= {"steps": resources.steps, "width": resources.width}
         about = {"victim": self.victim_hash, "settings": settings}
         if self.config.auxiliary is not None:
             digest = hashlib.blake2b(digest_size=16)

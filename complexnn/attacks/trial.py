@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from complexnn import metrics
-from complexnn.attacks import keys, scoring, worst
+from complexnn.attacks import scoring, worst
 from complexnn.attacks.attacker import FILES
 from complexnn.attacks.fitting import FitLog
 from complexnn.attacks.roster import Attack
@@ -82,9 +82,9 @@ def measure(target: Target, attack: Attack) -> Measured:
 
 
 def ask(target: Target, attack: Attack) -> Scores:
-    """Every draw of the user's queries through the attack: here released tensors meet the attacker,
-    and its answers the truth."""
-    count, draws = target.judged(attack)
+    """Every draw of the user's queries through the attack: the attacker gets what the server sees,
+    and its answers go with the truth to :mod:`complexnn.attacks.scoring`."""
+    count, draws = target.images_and_draws(attack)
     own, other, logits = (Columns(draws, count) for _ in range(3))
     choices = 1
     for draw in range(draws):
@@ -95,7 +95,7 @@ def ask(target: Target, attack: Attack) -> Scores:
             own.note(draw, truth.index, mine | {"group": truth.clusters})
             other.note(draw, truth.index, others)
             if attack.family == "property":
-                logits.note(draw, truth.index, {"logits": keys.in_order(answer, truth)})
+                logits.note(draw, truth.index, {"logits": scoring.logits(answer, truth)})
             choices = scoring.choices(answer)
     groups = own.columns.pop("group").long()
     return Scores(own.columns, other.columns, groups, logits.columns.get("logits"), choices)
@@ -148,6 +148,7 @@ def _add_blind_images(target: Target, numbers: Numbers, scores: Scores) -> None:
     """The same measures of as many blind answers and, where images share a group, of the best
     constant blend of them."""
     baselines, count = target.baselines, scores.groups.shape[1]
+    # Rows call the blind answer of images "floor": the name that published rows have.
     blind = {"floor": partial(baselines.guess, answers=scores.choices)}
     if target.attacker.rotated:
         blind["blend"] = baselines.blend

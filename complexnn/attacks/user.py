@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,8 @@ from torch import Generator, Tensor
 from complexnn.attacks.fitting import OwnRelease, together, whole_groups
 from complexnn.attacks.threat import Again, Observation, Repeat
 from complexnn.data.images import Batch, ImageSet
-from complexnn.networks.splitnet import Groups, Key, SplitNet
+from complexnn.networks.key import Key, Release
+from complexnn.networks.splitnet import SplitNet
 from complexnn.runs.seeds import random_for
 from complexnn.training.evaluation import eval_batch
 
@@ -65,11 +67,11 @@ class User:
         dim = together(net.config)
         chunks = [order[c] for c in whole_groups(count, eval_batch(dim), dim)]
         for index, batch in zip(chunks, self.images.fetch(chunks, self.device), strict=True):
-            released, key, groups = net.release(net.features(batch.images), generator=rng)
-            truth = Truth(batch, released, key, index)
+            release = net.release(batch.images, generator=rng)
             more = times - 1 if again else 0
-            sent = [self._again(again, truth, groups, repeats) for _ in range(more)]
-            yield Observation(released, tuple(sent)), truth
+            sent = [self._again(again, batch, release, repeats) for _ in range(more)]
+            truth = Truth(batch, release.without_parts(), index)
+            yield Observation(release.released, tuple(sent)), truth
 
     def sends_whole(
         self, draw: int, count: int, *, again: Again | None = None, times: int = 1
@@ -83,22 +85,22 @@ class User:
             return torch.arange(count)
         return torch.randperm(count, generator=random_for("evaluation", self.seed, draw, 2))
 
-    def _again(self, how: Again, truth: Truth, groups: Groups, rng: Generator) -> Repeat:
-        """Send the batch of ``truth``, whose ``groups`` these are, another time."""
-        net, queries = self.net, truth.key.directions.shape[1]
-        if how == "other company":
-            released, place = self.elsewhere(truth.batch, rng)
-            return Repeat(released, place[truth.key.members[:, :queries].cpu()])
+    def _again(self, how: Again, batch: Batch, release: Release, rng: Generator) -> Repeat:
+        """Send a batch, which was in ``release``, another time."""
+        net, queries = self.net, release.key.directions.shape[1]
+        if how == "other co-members":
+            released, place = self.elsewhere(batch, rng)
+            return Repeat(released, place[release.key.members[:, :queries].cpu()])
         if how == "fresh decoys":
-            released = net.release(net.features(truth.batch.images), generator=rng).released
+            released = net.release(batch.images, generator=rng).released
         else:
-            released = net.rotate(groups, generator=rng).released
+            released = net.release_again(release, generator=rng).released
         return Repeat(released, torch.arange(len(released)).unsqueeze(1).expand(-1, queries))
 
     @torch.no_grad()
     def elsewhere(self, batch: Batch, rng: Generator) -> tuple[Tensor, Tensor]:
-        """Another release of the same images, under fresh keys and in other company, and which of
-        its groups holds each of them: ``(G, d, C, H, W), (B,)``.
+        """Another release of the same images, under fresh keys and beside other co-members, and
+        which of its groups holds each of them: ``(G, d, C, H, W), (B,)``.
 
         Packed queries stand among others of the user's kind, in so many groups that hardly two
         queries share a group again.
@@ -112,7 +114,7 @@ class User:
             images = torch.cat([images, *(b.images for b in more)])
         order = torch.randperm(len(images), generator=rng)
         features = torch.cat([net.features(chunk) for chunk in images.split(256)])
-        released, key, _ = net.release(features[order.to(features.device)], generator=rng)
+        released, key, _ = net.release_features(features[order.to(features.device)], generator=rng)
         place = order.argsort()[: len(batch.images)]
         return released, place // key.directions.shape[1]
 
@@ -120,21 +122,19 @@ class User:
 def joined(releases: Sequence[tuple[Observation, Truth]]) -> tuple[Observation, Truth]:
     """Several batches as one release."""
     every, truths = zip(*releases, strict=True)
-    images = [len(t.batch.images) for t in truths]
-    members = _shifted([t.key.members for t in truths], images)
-    rotation = torch.cat([t.key.rotation for t in truths])
-    key = Key(rotation, truths[0].key.group, members, sum(t.key.queries for t in truths))
+    key = Key.joined([t.key for t in truths], _starts(len(t.batch.images) for t in truths))
     released = torch.cat([s.released for s in every])
     batch = Batch(*(torch.cat([getattr(t.batch, name) for t in truths]) for name in BATCH))
     again = []
     for same in zip(*(s.again for s in every), strict=True):
-        place = _shifted([r.place for r in same], [len(r.released) for r in same])
+        starts = _starts(len(r.released) for r in same)
+        place = torch.cat([r.place + start for r, start in zip(same, starts, strict=True)])
         again.append(Repeat(torch.cat([r.released for r in same]), place))
     index = torch.cat([t.index for t in truths])
-    return Observation(released, tuple(again)), Truth(batch, released, key, index)
+    truth = Truth(batch, Release(released, key, None), index)
+    return Observation(released, tuple(again)), truth
 
 
-def _shifted(places: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
-    """Places in several things as places in all of them put together."""
-    starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
-    return torch.cat([p + start for p, start in zip(places, starts, strict=False)])
+def _starts(sizes: Iterable[int]) -> list[int]:
+    """Where each of several things begins when they are put together."""
+    return list(itertools.accumulate(sizes, initial=0))[:-1]

@@ -72,7 +72,7 @@ def measure_whitening(
         own = knowledge.observe(batch, generator)
         members = own.key.directions.shape[1]
         numbers = own.released[0, 0].numel()
-        chunks.append(cF.first_parts(own.parts, members))
+        chunks.append(cF.first_parts(own.rotated_back, members))
         # Of large features fewer do: every place of a map is a sample.
         if sum(map(len, chunks)) >= min(limit, limit * 1024 // numbers):
             break
@@ -120,7 +120,7 @@ def measure_channels(
     """Mean feature and channel covariance of up to ``limit`` of the attacker's own features."""
     chunks: list[Tensor] = []
     for batch in knowledge.shuffled(256, generator):
-        chunks.append(cF.first_parts(knowledge.observe(batch, generator).parts, 1))
+        chunks.append(cF.first_parts(knowledge.observe(batch, generator).rotated_back, 1))
         if sum(map(len, chunks)) >= limit:
             break
     features = torch.cat(chunks)

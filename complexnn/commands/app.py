@@ -147,6 +147,8 @@ def parse(cls: type[C], argv: list[str], prog: str, default: C | None = None) ->
         if not word or (word.startswith("--") and word.endswith("=")):
             raise InputError(f"the value of {(word or before).rstrip('=')} is empty")
     known = {} if default is None else {"default": default}
+    # tyro would draw a box on standard error. The contract of every command is one line there and
+    # exit status 2, which run() gives an InputError: scripts and campaigns read and repeat it.
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):

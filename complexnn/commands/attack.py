@@ -40,12 +40,15 @@ def main(argv: list[str]) -> None:
     if controls_data not in (None, trained_on):  # equal ones are not decoded twice
         _check_task(config, dataset, datasets.load(controls_data))
     nets = [net.config for net in (victim, control) if net is not None]
-    judged = torch.cat([target.judged_images(config, net, dataset) for net in nets])
-    own = auxiliary.attacker_images(config, trained_on, dataset, judged)
+    tested = torch.cat([target.chosen_images(config, net, dataset) for net in nets])
+    own = auxiliary.attacker_images(config, trained_on, dataset, tested)
     evaluation.check(config, victim.config, dataset, own)
     results.prepare_folder(folder)
     print(f"output: {folder}", flush=True)
-    evaluation.run(config, victim, control, dataset, own)
+    evaluation.run(
+        config, victim, control, dataset, own,
+        announce=lambda row: print(evaluation.summary(row), flush=True),
+    )  # fmt: skip
     if config.attack == "all" and config.only is None:
         print(attack_tables.write_report(folder, config.victim))
     print(f"output: {folder}", flush=True)

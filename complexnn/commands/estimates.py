@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from complexnn.attacks import dss, inversion, keys, regression, roster, substitute
-from complexnn.attacks.target import judged
+from complexnn.attacks import dss, inversion, regression, roster, substitute, unmixing
+from complexnn.attacks.target import image_count
 from complexnn.config import NetConfig, TrainConfig
 from complexnn.config_attack import AttackConfig, Budget
 from complexnn.networks.attack_networks import FeatureDenoiser, PropertyClassifier
@@ -68,24 +68,23 @@ def training(config: TrainConfig, net: NetConfig, images: int) -> tuple[float, f
 
 def attacking(config: AttackConfig, net: NetConfig, *, hidden: bool) -> tuple[float, float]:
     """FLOPs and megabytes of the attacks that ``config`` asks for on a victim like ``net``."""
-    attacks, spend = roster.chosen(config, net, hidden=hidden), config.spend
+    attacks, resources = roster.chosen(config, net, hidden=hidden), config.resources
     counted = dissect(_plain(net))
     encoder = counted.flops["encoder"]
-    width = max(1, round(config.capacity * spend.width))
+    width = max(1, round(config.capacity * resources.width))
     shapes, released = _shapes(net), _released(net)
     names = sorted(_trained(attacks, net))
     passes = {name: _pass(name, shapes, released, width, config.capacity) for name in names}
-    shown = spend.steps * config.batch_size  # images that train one network
+    shown = resources.steps * config.batch_size  # images that train one network
     flops = sum(shown * (BACKWARD * cost + encoder) for cost, _ in passes.values())
     if "query_free" in passes:  # for substitutes, which are trained first
         flops += substitute.SUBSTITUTES * shown * BACKWARD * sum(counted.flops.values())
     if "separator" in passes and dss.of_features(net, released):
         flops += (dss.PACE - 1) * shown * (BACKWARD * passes["separator"][0] + encoder)
     for attack in attacks:
-        images, draws = judged(config, net, sys.maxsize, slow=attack.slow), config.draws
-        if attack.slow:
-            draws = min(spend.slow_draws, draws)
-        flops += images * draws * _answer(attack, net, spend, passes, encoder)
+        images = image_count(config, net, sys.maxsize, slow=attack.slow)
+        draws = min(config.draws, resources.slow_draws) if attack.slow else config.draws
+        flops += images * draws * _answer(attack, net, resources, passes, encoder)
     return flops, sum(size for _, size in passes.values()) + 10
 
 
@@ -168,7 +167,9 @@ def _pass(
     name: str, net: NetConfig, released: Shape, width: int, capacity: float
 ) -> tuple[float, float]:
     """FLOPs of one pass for one query, and megabytes of weights."""
-    make, shown, queries = _networks(net, released, width, capacity)[name]
+    known = _networks(net, released, width, capacity)
+    # A network without a line of its own is taken for the usual one, a decoder of single maps.
+    make, shown, queries = known.get(name, known["feature_decoder"])
     with torch.device("meta"):
         model, images = make().eval(), torch.empty(shown)
         told = (torch.empty(1),) if isinstance(model, FeatureDenoiser) else ()
@@ -180,20 +181,20 @@ def _pass(
 def _answer(
     attack: roster.Attack,
     net: NetConfig,
-    spend: Budget,
+    resources: Budget,
     passes: dict[str, tuple[float, float]],
     encoder: float,
 ) -> float:
     """FLOPs of one answer for one query."""
     if "optimised" in attack.name:
         with_key = net.parts > 1 and "with key" in attack.name
-        images = keys.candidates(net) / net.queries if with_key else 1  # one for each view
-        return images * BACKWARD * (1 + spend.restarts) * spend.iterations * encoder
+        images = unmixing.candidates(net) / net.queries if with_key else 1  # one for each view
+        return images * BACKWARD * (1 + resources.restarts) * resources.iterations * encoder
     if "dss" in attack.name and attack.family != "property":
         views = net.parts / net.queries  # all of a group's, for each of its queries
-        again = (1 + spend.restarts) * dss.ITERATIONS
+        again = (1 + resources.restarts) * dss.ITERATIONS
         each = passes["separator"][0] + (0 if dss.of_features(net, _released(net)) else encoder)
         return views * again * each
     if attack.family == "intersection" or "mean a*" in attack.name:
-        return spend.repeats * encoder
+        return resources.repeats * encoder
     return encoder + sum(passes[name][0] for name in attack.needs if name in passes)

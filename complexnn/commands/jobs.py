@@ -140,7 +140,7 @@ def _attacking(flags: list[str], trained: dict[Path, Job], before: Sequence[Any]
     finished = weights.is_file() and _is_trained(config.victim, trained)
     if finished:
         victim_hash = checkpoint.sha256(weights)
-        finished = evaluation.done(config, net, victim_hash, hidden=hidden(data_config))
+        finished = evaluation.done(config, net, victim_hash, hidden=datasets.hides(data_config))
     reads, writes = {config.victim}, {config.run_dir}
     if config.control is not None:  # it gets the same attacks, unless it had them
         kept = config.output_dir and config.output_dir / "control"
@@ -168,11 +168,6 @@ def _network(folder: Path, trained: dict[Path, Job]) -> NetConfig:
 def _is_trained(victim: Path, trained: dict[Path, Job]) -> bool:
     """Whether the victim is what it will be when it is its turn."""
     return victim not in trained or trained[victim].finished
-
-
-def hidden(data_config: DataConfig) -> bool:
-    """Whether the images have classes or attributes that the network is not trained on."""
-    return data_config.groups is not None or data_config.dataset == "celeba"
 
 
 def looked_at(config: DataConfig) -> tuple[int, tuple[int, int, int], int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from complexnn.commands import estimates
-from complexnn.commands.jobs import Job, hidden, looked_at
+from complexnn.commands.jobs import Job, looked_at
 from complexnn.config import DataConfig, InputError, TrainConfig
 from complexnn.data import datasets
 from complexnn.runs import results
@@ -77,7 +77,7 @@ def estimate(job: Job, device: torch.device) -> tuple[float, float]:
         flops, size = estimates.training(job.config, job.net, looked_at(job.data)[0])
         flops *= 1 - begun(job.config)
     else:
-        flops, size = estimates.attacking(job.config, job.net, hidden=hidden(job.data))
+        flops, size = estimates.attacking(job.config, job.net, hidden=datasets.hides(job.data))
     return estimates.START + flops / estimates.throughput(device, job.config.precision), size
 
 

@@ -35,7 +35,7 @@ class ReportConfig:
     html: Path | None = None
     """Also write a page with the tables, and the runs' pictures, here."""
     into: Path | None = None
-    """summary and frontier: also put the tables between the marks of this Markdown page."""
+    """tables, summary and frontier: also put them between the marks of this Markdown page."""
     picture: Path | None = None
     """Also copy the last run's grid of reconstructions here."""
 
@@ -73,8 +73,8 @@ def _check(config: ReportConfig) -> None:
     Raises:
         InputError: says which.
     """
-    if config.into is not None and config.what not in ("summary", "frontier"):
-        raise InputError("--into goes with report summary and report frontier")
+    if config.into is not None and config.what not in OF_ALL:
+        raise InputError(f"--into goes with report {', '.join(OF_ALL)}")
     if config.what == "networks" and (config.runs or config.picture):
         raise InputError("report networks takes no run folders and no --picture")
     if config.what != "networks" and not config.runs:

@@ -2,6 +2,10 @@
 
 Start with :func:`complexnn.data.datasets.load`: it calls the reader of one data set (``digits``,
 ``cifar``, ``folder``, …), lets ``groupings`` say what the victim learns, splits, and returns
-:class:`complexnn.data.images.Dataset`. A new data set is a file with a ``Spec`` and a line in
-``datasets.DATASETS``.
+:class:`complexnn.data.images.Dataset`.
+
+To add a data set, write a file with a reader, which returns a ``spec.Raw``, and a ``spec.Spec``,
+whose fields say all that other folders ask about it. Put the ``Spec`` into ``datasets.DATASETS``.
+Then name the set in words: in the README's list of them and, where they apply, in the help of
+``--data-dir`` and ``--resize`` (``config.DataConfig``).
 """

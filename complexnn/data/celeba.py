@@ -154,5 +154,5 @@ def _read_partition(path: Path) -> dict[str, str]:
 
 CELEBA = Spec(
     read_celeba, None, None, Augmentation(flip=True, padding=8), look=look_into_celeba,
-    place=FOLDER,
+    place=FOLDER, resizes=True, attributes=True,
 )  # fmt: skip

@@ -76,5 +76,5 @@ def _read_list(path: Path) -> dict[str, str]:
 
 CUB200 = Spec(
     read_cub200, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225),  # ImageNet's, as is usual
-    Augmentation(flip=True, padding=16), count=5_994, place=FOLDER,
+    Augmentation(flip=True, padding=16), count=5_994, place=FOLDER, resizes=True,
 )  # fmt: skip

@@ -33,11 +33,17 @@ DATASETS = {
     "cub200": CUB200,
     "folder": FOLDER,
 }
-RESIZED = ("folder", "celeba", "cub200")  # images of any size, brought to one on request
+RESIZED = tuple(name for name, spec in DATASETS.items() if spec.resizes)
 
 
 def _spec(config: DataConfig) -> Spec:
     return DATASETS[choose("data set", config.dataset, DATASETS)]
+
+
+def hides(config: DataConfig) -> bool:
+    """Whether images have classes or attributes that a network is not trained on; reads nothing."""
+    spec = DATASETS.get(config.dataset)  # rows may name a set that is here no more
+    return config.groups is not None or (spec is not None and spec.attributes)
 
 
 def whereabouts(config: DataConfig) -> tuple[str, int]:
@@ -94,6 +100,7 @@ def load(config: DataConfig, *, workers: int = 0) -> Dataset:
         raise InputError(f"resize applies to {', '.join(RESIZED)} only, not to {config.dataset}")
     folder = named_folder(config, spec)
     raw = read_named_folder(config.dataset, spec, folder) if folder else spec.read(config)
+    assert bool(raw.hidden) == spec.attributes, "the reader and its Spec differ"
     task = labelling(config, spec, raw)
 
     def images(pixels: Tensor | ImageFiles, classes: Tensor) -> ImageSet:

@@ -125,4 +125,5 @@ def look_into_folder(config: DataConfig) -> tuple[int, tuple[int, int, int], int
 FOLDER = Spec(
     lambda config: read_folder(config.data_dir, channels=config.channels, resize=config.resize),
     None, None, Augmentation(flip=True, padding=4), look=look_into_folder, place="train",
+    resizes=True,
 )  # fmt: skip

@@ -43,6 +43,8 @@ class Spec:
     test_count: int = 0  # above 0: the set may also lie as a folder of images
     shape: tuple[int, int, int] = (3, 224, 224)
     labels: int = 10
+    resizes: bool = False  # images of any size, brought to one on request
+    attributes: bool = False  # the classes are attributes, some never learned (``Raw.hidden``)
     look: Callable[[DataConfig], tuple[int, tuple[int, int, int], int]] | None = None
     """Training images, shape and labels where they depend on the files; None: as above."""
     place: str = ""  # of the files in data_dir; empty: part of an installed library

@@ -127,8 +127,8 @@ def evaluate(
     test, size = dataset.test.subset(chosen), eval_batch(net.config.dim)
     each: dict[str, list[Tensor]] = {}  # a number for every image or part, by measure and what of
     for batch in track(test.batches(size, device), -(-len(test) // size), "batches"):
-        released, key, groups = net.release(net.features(batch.images), generator=rng, closed=False)
-        queries = cF.first_parts(groups.parts, net.config.queries)[: key.queries]
+        released, key, parts = net.release(batch.images, generator=rng, closed=False)
+        queries = cF.first_parts(parts, net.config.queries)[: key.queries]
         features = known.apply(queries.unsqueeze(1)).squeeze(1)
         samples = {
             "features": features,

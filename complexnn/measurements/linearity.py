@@ -108,7 +108,7 @@ def evaluate(
         torch.randperm(len(dataset.validation), generator=rng)[: config.maps * net.config.dim]
     )
     features = torch.cat([net.features(b.images) for b in known.batches(BATCH, device)])
-    groups = net.group(features, generator=rng, closed=False).parts[: config.maps]
+    groups = net.unrotated_groups(features, generator=rng)[: config.maps]
     if len(groups) < config.maps:
         raise InputError(
             f"the {len(dataset.validation)} validation images fill {len(groups)} groups of "
@@ -117,7 +117,7 @@ def evaluate(
     own = evaluation.evaluate(net, test, device, draws=1, seed=config.seed)
     single, mean = [], []
     for batch in track(test.batches(BATCH, device), -(-len(test) // BATCH), "batches"):
-        queries = net.defended(net.features(batch.images), generator=rng)
+        queries = net.unrotated_queries(batch.images, generator=rng)
         hidden = torch.stack([under_others(net.processing, g, queries) for g in groups])
         wrong = [_wrong(net.decoder(answers), batch.labels) for answers in hidden]
         single.append(torch.stack(wrong).mean(dim=0))

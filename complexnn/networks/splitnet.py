@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Generator, Tensor, nn
 
-from complexnn.config import Group, InputError, NetConfig
+from complexnn.config import InputError, NetConfig
 from complexnn.networks import counterparts, signs
 from complexnn.networks.defences import perturb
+from complexnn.networks.key import Key, Release
 from complexnn.networks.pool import Pool, check_finite
 from complexnn.rotation import functional as cF
 from complexnn.rotation.fused import exactly
@@ -19,63 +19,17 @@ log = logging.getLogger("complexnn")
 BLOCK = 1 << 21  # numbers that a CPU's server takes at a time: 8 MiB of float32, as a cache holds
 
 
-class Groups(NamedTuple):
-    """Features put side by side, before a key is drawn for them."""
-
-    parts: Tensor  # (G, d, C, *), Gaussian decoys behind the images' features
-    members: Tensor  # (G, d) indices of the images, those from a pool behind those of the batch
-    queries: int  # real queries; they are the first part of decoy groups, every part when packed
-
-
-class Key:
-    """What stays on the device: one orthogonal matrix per group, and who is in the group.
-
-    Prints without its value and refuses to be pickled, so that it is neither logged nor saved
-    with the released tensor by accident.
-    """
-
-    __slots__ = ("group", "members", "queries", "rotation")
-
-    def __init__(self, rotation: Tensor, group: Group, members: Tensor, queries: int) -> None:
-        self.rotation, self.group = rotation, group
-        self.members, self.queries = members, queries
-
-    @property
-    def directions(self) -> Tensor:
-        r"""The unit vectors that pick each real query out: :math:`a_i = \sum_j u_{ij} x_j`.
-
-        ``(G, m, d)``, m = 1 for decoys and the number of queries when packed: rows of
-        :math:`R^T`. At d = 2 and decoys, :math:`u = (\cos\theta, \sin\theta)`.
-        """
-        queries = 1 if self.group == "decoy" else self.members.shape[1]
-        return self.rotation.mT[:, :queries]
-
-    def __repr__(self) -> str:
-        count, dim = self.rotation.shape[:2]
-        return f"Key(groups={count}, dim={dim}, group={self.group!r}, value hidden)"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a Key is secret and is not pickled; keep it on the device that made it")
-
-
-class Release(NamedTuple):
-    """All that is made of a batch. ``released`` goes to the server, the rest stays where it is."""
-
-    released: Tensor  # (G, d, C, *): the parts of each group under its key
-    key: Key
-    groups: Groups
-
-
 class SplitNet(nn.Module):
     """A classifier cut in three.
 
     ``encode`` runs on the device and makes the key; ``process`` runs on the server and never sees
     one; ``decode`` runs on the device. Images are pixels in [0, 1], ``(B, C, H, W)``.
 
-    Behind ``encode`` lie ``features`` (the encoder), ``group`` (who shares a key) and ``rotate``,
-    the one place where keys are drawn. Training, attackers with images of their own and
-    measurements call ``release``: ``group`` and ``rotate`` without ``encode``'s checks of a user's
-    images, and with the groups in the answer.
+    ``encode`` is for users: it checks images, takes counterparts from a pool, and answers with the
+    released tensor and its key. Training, attackers with images of their own and measurements call
+    :meth:`release`, which also returns what was rotated. Both are :meth:`features` (the encoder)
+    and :meth:`release_features` (defences, groups, keys), and this ends in ``_rotate``, the one
+    place where keys of these networks are drawn.
     """
 
     def __init__(
@@ -129,11 +83,10 @@ class SplitNet(nn.Module):
         features = self.features(images)
         if not self.training:
             check_finite(images, "image {}")
-            check_finite(features, "the feature of image {}")
         if pool is not None:
             return self._encode_beside(pool, images, features, generator)
         self._warn_if_open(len(images))
-        return self.release(features, generator=generator)[:2]
+        return self.release_features(features, generator=generator)[:2]
 
     def _encode_beside(
         self, pool: Pool, images: Tensor, features: Tensor, generator: Generator | None
@@ -148,7 +101,7 @@ class SplitNet(nn.Module):
         need = counterparts.missing(len(images), self.config)
         chosen = pool.choose(need, images, generator)
         others = self.features(pool.images(chosen).to(images)) if len(chosen) else None
-        released, key, _ = self.release(features, generator=generator, pool=others)
+        released, key, _ = self.release_features(features, generator=generator, pool=others)
         pool.use(chosen, images)  # only now: a release that is refused uses nothing up
         return released, key
 
@@ -188,6 +141,13 @@ class SplitNet(nn.Module):
         return features
 
     def release(
+        self, images: Tensor, *, generator: Generator | None = None, closed: bool | None = None
+    ) -> Release:
+        """Images to all that is made of them, for training and measurements; arguments and errors
+        as in :meth:`release_features`."""
+        return self.release_features(self.features(images), generator=generator, closed=closed)
+
+    def release_features(
         self,
         features: Tensor,
         *,
@@ -195,36 +155,61 @@ class SplitNet(nn.Module):
         pool: Tensor | None = None,
         closed: bool | None = None,
     ) -> Release:
-        """Group features and rotate each group under a fresh key; arguments as in :meth:`group`."""
-        groups = self.group(features, generator=generator, pool=pool, closed=closed)
-        return self.rotate(groups, generator=generator)
-
-    def group(
-        self,
-        features: Tensor,
-        *,
-        generator: Generator | None = None,
-        pool: Tensor | None = None,
-        closed: bool | None = None,
-    ) -> Groups:
-        """Put features that will share a key side by side, ``(B, C, *) -> (G, d, C, *)``, after
-        the network's defences, and Gaussian decoys behind them.
+        """The same for features ``(B, C, *)`` that are there already, as of several batches which
+        are grouped together.
 
         Args:
-            features: of the queries.
+            features: of the queries, as :meth:`features` made them.
             generator: as in :meth:`encode`.
             pool: features of as many counterparts as are needed, no more.
-            closed: refuse what would give a group away: a number of queries that fills no whole
-                blocks, so that two groups share an image, and copies that cannot be kept apart.
-                None: in eval mode. False is for measurements of accuracy.
+            closed: refuse what must not be sent: features that are not finite, and what would give
+                a group away. That is a number of queries that fills no whole blocks, so that two
+                groups share an image, and copies that cannot be kept apart. None: in eval mode.
+                False, as in train mode, is for measurements of accuracy, where nothing is sent. It
+                lets NaN pass, since a look at each batch would make the CPU wait for a GPU.
+
+        Raises:
+            InputError: too few images; what ``closed`` refuses.
         """
-        config, count = self.config, len(features)
         closed = not self.training if closed is None else closed
+        if closed:
+            check_finite(features, "the feature of image {}")
+            if pool is not None:
+                check_finite(pool, "the feature of counterpart {}")
+        parts, members = self._group(features, generator, pool=pool, closed=closed)
+        return self._rotate(parts, members, len(features), generator)
+
+    def release_again(self, release: Release, *, generator: Generator | None = None) -> Release:
+        """The same groups under fresh keys; of a release that still has its parts."""
+        key = release.key
+        return self._rotate(release.parts, key.members, key.queries, generator)
+
+    def unrotated_groups(self, features: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """Groups ``(G, d, C, *)`` as :meth:`release_features` puts them together for measurements
+        of accuracy, without a key: never to be sent."""
+        return self._group(features, generator, closed=False)[0]
+
+    def unrotated_queries(self, images: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """What of each image goes into its group, ``(B, C, *)``, without a key: never to be
+        sent."""
+        return self._defended(self.features(images), generator)
+
+    def _group(
+        self,
+        features: Tensor,
+        generator: Generator | None,
+        *,
+        pool: Tensor | None = None,
+        closed: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Features that will share a key side by side, after the network's defences, and Gaussian
+        decoys behind them: parts ``(G, d, C, *)`` and members ``(G, d)``."""
+        config, count = self.config, len(features)
         everything = features if pool is None else torch.cat([features, pool])
-        everything = self.defended(everything, generator=generator)
+        everything = self._defended(everything, generator)
         if config.kind != "complex":
             alone = torch.arange(count, device=features.device).unsqueeze(1)
-            return Groups(cF.single_part(everything), alone, count)
+            return cF.single_part(everything), alone
         index = counterparts.members(
             everything.detach(), count, config, generator, training=self.training, closed=closed
         )
@@ -235,9 +220,9 @@ class SplitNet(nn.Module):
             parts = cF.gather_parts(everything, index)
         if config.gaussian_decoys:
             parts = torch.cat([parts, self._noise(parts, generator)], dim=1)
-        return Groups(parts, index, count)
+        return parts, index
 
-    def defended(self, features: Tensor, *, generator: Generator | None = None) -> Tensor:
+    def _defended(self, features: Tensor, generator: Generator | None) -> Tensor:
         """Features ``(B, C, *)`` as they go into their groups, after what
         :mod:`complexnn.networks.defences` does to each."""
         if not self.training:  # what is mixed is exact, whatever autocast does to the networks
@@ -249,14 +234,15 @@ class SplitNet(nn.Module):
         shape = (len(parts), self.config.gaussian_decoys, *parts.shape[2:])
         return self.config.decoy_scale * cF.normal(shape, generator).to(parts)
 
-    def rotate(self, groups: Groups, *, generator: Generator | None = None) -> Release:
-        """Draw a key for each group and apply it. Groups of an earlier release get other keys."""
-        parts, members, queries = groups
+    def _rotate(
+        self, parts: Tensor, members: Tensor, queries: int, generator: Generator | None
+    ) -> Release:
+        """Draw a key for each group and apply it."""
         count, dim = parts.shape[:2]
         precision = torch.promote_types(parts.dtype, torch.float32)
         rotation = cF.draw_rotations(count, dim, generator).to(parts.device, precision)
         key = Key(rotation, self.config.group, members, queries)
-        return Release(self._turned(parts, rotation), key, groups)
+        return Release(self._turned(parts, rotation), key, parts)
 
     def _turned(self, parts: Tensor, matrix: Tensor) -> Tensor:
         """``matrix`` applied to the parts, outside of training in fp32 or better, also under

@@ -90,7 +90,7 @@ def trade_off_table(ours: Iterable[Runs]) -> Table:
         "Mean image: for packed queries d blind images in the best order. Identified: among 1,000 "
         "candidates, by the attack that identifies most. Angle: the strongest attack (beside blind "
         "guessing). Sent again: `intersection`, four or eight releases of each image under fresh "
-        "keys and in other company."
+        "keys and among other co-members."
     )
     note = with_data(note, (point.runs for point in points))
     return Table("Use against leakage", head, lines, note)

@@ -89,7 +89,7 @@ def _place(row: Row) -> tuple[Attack, Budget]:
     config = from_dict(AttackConfig, row["config"])
     measure = MEASURE[row["family"]]
     attack = Attack(row["name"], "accuracy" if measure == "error" else measure, row["victim"])
-    return attack, Budget(config.capacity, config.spend.steps)
+    return attack, Budget(config.capacity, config.resources.steps)
 
 
 def _names(attacks: Iterable[Row]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from complexnn.config_io import command
-from complexnn.report import ranking, verdict_tables
+from complexnn.report import ranking, summary, verdict_tables
 from complexnn.report.cohorts import Place, cohorts
 from complexnn.report.notes import NOT_RUN, Abbreviations
 from complexnn.report.published import LEGEND, Column, Page, read_published, theirs
@@ -42,7 +42,8 @@ PROPERTY_ROWS = (("resnet56-alpha", "cifar100 by superclasses"), ("alexnet", "ce
 
 
 def tables(ours: Sequence[Runs]) -> list[Table]:
-    """Errors, angles, reconstructions, properties, verdicts, further networks, and the runs."""
+    """Errors, angles, reconstructions, properties, verdicts, further networks, variants that were
+    trained on part of the images, if there are any, and the runs."""
     given = read_published()
     errors = given["classification_error_percent"]
     page = Page(cohorts(ours), Abbreviations())
@@ -55,7 +56,8 @@ def tables(ours: Sequence[Runs]) -> list[Table]:
         verdict_tables.by_network(ours, page.short, [*places, PROPERTY_ROWS[0]]),
     ]
     rest = [runs for runs in ours if runs.number not in page.shown]
-    return [*beside_the_paper, _further(rest, page.short), _commands(ours)]
+    variants = [table for table in [summary.short_table(ours)] if table.rows]
+    return [*beside_the_paper, _further(rest, page.short), *variants, _commands(ours)]
 
 
 def _errors(page: Page, published: list[dict[str, Any]]) -> list[Table]:

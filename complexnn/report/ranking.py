@@ -92,6 +92,7 @@ def blind(numbers: Mapping[str, Any]) -> float:
     """What is reached without what was released: chance, or the mean image. Of a property the
     victim's label tells something, so the blind answer is the better of the two."""
     known = [numbers[k] for k in ("chance", "given_label") if numbers.get(k) is not None]
+    # Rows call the blind answer of images "floor": the name that published rows have.
     return min(known) if known else numbers.get("floor", 0.0)
 
 

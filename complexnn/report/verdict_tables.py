@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from complexnn.data.datasets import hides
 from complexnn.report.cohorts import Cohort, Place, cohorts
 from complexnn.report.notes import NOT_ATTACKED, Abbreviations, with_data
 from complexnn.report.ranking import blind, identified, strongest
@@ -43,7 +44,7 @@ ROTATED = KINDS["complex"]
 
 
 @dataclass(frozen=True)
-class Judged:
+class NetworkVerdicts:
     """A rotated network with the verdict on each claim; None for a claim that was not attacked."""
 
     cohort: Cohort
@@ -51,11 +52,11 @@ class Judged:
     verdicts: dict[str, Verdict | None]
 
 
-def judge_all(ours: Iterable[Runs]) -> list[Judged]:
+def network_verdicts(ours: Iterable[Runs]) -> list[NetworkVerdicts]:
     """Every rotated network of the paper's form, trained on all images, with its verdicts; those of
     one network and data set together, the largest budget first."""
     return [
-        Judged(cohort, runs, {"accuracy": _accuracy(cohort)} | _privacy(runs))
+        NetworkVerdicts(cohort, runs, {"accuracy": _accuracy(cohort)} | _privacy(runs))
         for several in cohorts(ours).values()
         for cohort in several
         if (runs := cohort.own.get(ROTATED)) and runs.config.data.limit_train is None
@@ -91,7 +92,7 @@ def by_claim(ours: Iterable[Runs]) -> Table:
 
     Accuracy where all four kinds were trained, each other claim where its attacks were run.
     """
-    lines, networks = [], judge_all(ours)
+    lines, networks = [], network_verdicts(ours)
     for network in networks:
         name = _called(network, networks)
         complete = all(network.cohort.find(label) for label in KINDS.values())
@@ -105,7 +106,7 @@ def by_claim(ours: Iterable[Runs]) -> Table:
     return Table("Do the paper's claims hold?", head, lines, note)
 
 
-def _called(network: Judged, networks: Sequence[Judged]) -> str:
+def _called(network: NetworkVerdicts, networks: Sequence[NetworkVerdicts]) -> str:
     """A network, with what tells it from the others on the same data: the epochs where they
     differ, and what :func:`complexnn.report.rows.collect` tells apart."""
     cohort = network.cohort
@@ -130,7 +131,7 @@ NOTE = (
 
 def by_network(ours: Iterable[Runs], short: Abbreviations, paper: Sequence[Place]) -> Table:
     """A line per network, the paper's first in its order, and the sentence over all of them."""
-    networks = judge_all(ours)
+    networks = network_verdicts(ours)
     order = [*paper, *(network.cohort.place for network in networks)]
     networks.sort(key=lambda network: order.index(network.cohort.place))
     head = ("network", "data", "ours", "complex / local / matrix", "accuracy kept",
@@ -144,7 +145,7 @@ def by_network(ours: Iterable[Runs], short: Abbreviations, paper: Sequence[Place
     return Table("Verdicts by row", head, cells, "\n".join(note))
 
 
-def _errors(network: Judged) -> str:
+def _errors(network: NetworkVerdicts) -> str:
     local = network.cohort.find("local")
     shown = [
         network.runs.values("task", "error"),
@@ -154,11 +155,10 @@ def _errors(network: Judged) -> str:
     return " / ".join(f"{100 * statistics.mean(v):5.2f}" if v else "  –  " for v in shown)
 
 
-def _cell(claim: str, network: Judged) -> str:
+def _cell(claim: str, network: NetworkVerdicts) -> str:
     if network.verdicts[claim] is None:
-        data = network.runs.config.data
-        hidden = claim != "property" or data.groups is not None or data.dataset == "celeba"
-        return NOT_ATTACKED if hidden else "–"
+        there = claim != "property" or hides(network.runs.config.data)
+        return NOT_ATTACKED if there else "–"
     verdict, why = network.verdicts[claim]
     if verdict.startswith(UNDECIDED):
         return f"{UNDECIDED} ({_reason(why)})"
@@ -184,7 +184,7 @@ def _reason(why: str) -> str:
     return why
 
 
-def _reached(claim: str, network: Judged) -> str:
+def _reached(claim: str, network: NetworkVerdicts) -> str:
     """The number that a verdict rests on, in short."""
     rows, cohort = network.runs.attacked, network.cohort
     if claim == "accuracy":
@@ -223,7 +223,7 @@ _ELSE = {
 }
 
 
-def sentence(networks: Sequence[Judged], paper: Sequence[Place] = ()) -> str:
+def sentence(networks: Sequence[NetworkVerdicts], paper: Sequence[Place] = ()) -> str:
     """In how many rows angle, input and property are found and the accuracy is kept: each network
     and data set counts once for a claim, at the largest budget at which it was judged."""
     places = dict.fromkeys(network.cohort.place for network in networks)
@@ -240,7 +240,7 @@ def sentence(networks: Sequence[Judged], paper: Sequence[Place] = ()) -> str:
     )
 
 
-def _first(claim: str, networks: Sequence[Judged]) -> list[str]:
+def _first(claim: str, networks: Sequence[NetworkVerdicts]) -> list[str]:
     """Of each network and data set the first verdict, where there is one."""
     first: dict[Place, str] = {}
     for network in networks:

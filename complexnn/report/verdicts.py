@@ -209,7 +209,7 @@ FAMILIES = {
 }
 
 
-def judge(claim: str, rows: Rows) -> Verdict:
+def decide(claim: str, rows: Rows) -> Verdict:
     """A claim's verdict and what it rests on, by the rules above.
 
     One strong attack breaks a claim; to have withstood, or to be weakened only, takes every attack
@@ -232,11 +232,11 @@ def _not_run(rows: Rows, families: tuple[str, ...]) -> list[str]:
 
 
 def marked(claim: str, rows: Rows) -> Verdict:
-    """The same as :func:`judge`, the verdict called a preview if it rests on a quick budget.
+    """The same as :func:`decide`, the verdict called a preview if it rests on a quick budget.
 
     A claim fails by its strongest attacks; everything else rests on every attack.
     """
-    verdict, why = judge(claim, rows)
+    verdict, why = decide(claim, rows)
     if verdict == FAILS:
         every = [strongest(rows, family) for family in FAMILIES[claim]]
         decisive = [best[1]["row"] for best in every if best is not None]

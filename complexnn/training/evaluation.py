@@ -41,8 +41,7 @@ def evaluate(
         batches = images.fetch(chunks, device)
         wrong = []
         for batch in track(batches, len(chunks), f"{what}, draw {draw + 1} of {draws}"):
-            features = net.features(batch.images)
-            released, key, _ = net.release(features, generator=keys, closed=False)
+            released, key, _ = net.release(batch.images, generator=keys, closed=False)
             logits = net.decode(net.process(released), key).float()
             wrong.append(tasks.errors(tasks.answers(logits, batch.labels), batch.labels).cpu())
             losses.append(tasks.loss(logits, batch.labels).cpu())
@@ -63,7 +62,7 @@ def _test_batches(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The order in which images are tested, and its batches.
 
-    Packed queries get other company in every draw. A last group that is not full is filled with
+    Packed queries get other co-members in every draw. A last group that is not full is filled with
     images of its batch: this measures answers only, nothing is at stake.
     """
     order = torch.arange(count)

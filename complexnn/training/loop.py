@@ -191,7 +191,7 @@ def train_step(run: Training, batch: Batch) -> None:
     run.set_rate()
 
     with accelerator.autocast():
-        release = net.release(net.features(batch.images), generator=keys)
+        release = net.release(batch.images, generator=keys)
         logits = net.decode(net.process(release.released), release.key)
     task = tasks.loss(cF.at_least_float32(logits), batch.labels).mean()
     step = Step(run.step, batch.images, release)

@@ -16,8 +16,8 @@ from complexnn.config import TrainConfig
 from complexnn.metrics import distance_correlation
 from complexnn.networks.attack_networks import UNet
 from complexnn.networks.critic import Critic
+from complexnn.networks.key import Release
 from complexnn.networks.registry import topology
-from complexnn.networks.splitnet import Release
 from complexnn.rotation import functional as cF
 
 # Channels after the critic's first layer: half of what it began with, for the sake of speed.
@@ -150,7 +150,7 @@ class CriticTerm(Term):
         )
 
     def loss(self, step: Step, rng: Generator) -> Tensor | None:
-        config, parts = self.config, step.release.groups.parts
+        config, parts = self.config, step.release.parts
         if step.number % self.every:
             return None
         groups, dim = parts.shape[:2]
@@ -199,7 +199,7 @@ class NoPeek(Term):
     name = "distance_correlation"
 
     def loss(self, step: Step, rng: Generator) -> Tensor:
-        hidden = step.release.groups.members[:, : self.config.net.queries]
+        hidden = step.release.key.members[:, : self.config.net.queries]
         released = cF.at_least_float32(step.release.released)
         return distance_correlation(step.images[hidden].flatten(1), released.flatten(1))
 
@@ -248,10 +248,10 @@ class DecoderTerm(Term):
 
     def _shown(self, step: Step, rng: Generator) -> tuple[Tensor, Tensor]:
         """What the decoder sees, and the images that it should make of it."""
-        released, _, groups = step.release
+        released, key, parts = step.release
         if self.config.net.queries == 1:
             return cF.at_least_float32(released).flatten(1, 2), step.images
-        parts, members = cF.at_least_float32(groups.parts), groups.members
+        parts, members = cF.at_least_float32(parts), key.members
         place = torch.arange(members.shape[1]).expand(members.shape)
         near = near_members(place, parts.shape[1], rng).to(parts)
         return cF.rotate(parts, near).flatten(0, 1), step.images[members.flatten()]

@@ -50,7 +50,7 @@ def views(released: Tensor, directions: Tensor) -> Answer:
     return Answer(cF.rotate(released, directions), directions)
 
 
-def in_order(answer: Answer, truth: OwnRelease) -> Tensor:
+def order_by_direction(answer: Answer, truth: OwnRelease) -> Tensor:
     """What was made of each query, in the batch's order: of several answers, that whose direction
     the best assignment gives to the query. ``(queries, ...)``."""
     chosen = answer.values
