@@ -148,7 +148,10 @@ def test_contract(name, variant, dim, rng):
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-23, 1e-12])
-@pytest.mark.parametrize("name", ["soft-gate", "mean-gate", "norm", "max-pool"])
+@pytest.mark.parametrize(
+    "name",
+    ["soft-gate", "mean-gate", "norm", "max-pool", "layer-norm", "rms-norm", "smooth-gate"],
+)
 def test_gradients_stay_finite_near_zero(name, scale):
     x = (scale * torch.randn(3, 2, *SHAPE)).requires_grad_()
     CASES[name]()(x).sum().backward()
@@ -169,7 +172,8 @@ def test_real_weights_commute_with_reflections_too(name):
 @pytest.mark.parametrize("value", [0.0, 1e-4, 300.0])
 def test_half_precision_neither_overflows_nor_divides_by_zero(dtype, value):
     x = torch.full((2, 2, 4, 6, 6), value, dtype=dtype, requires_grad=True)
-    for name in ("soft-gate", "mean-gate", "norm", "max-pool"):
+    others = ("layer-norm", "rms-norm", "group-norm", "smooth-gate", "leaky-gate")
+    for name in ("soft-gate", "mean-gate", "norm", "max-pool", *others):
         y = CASES[name]().train()(x)
         assert y.dtype == dtype
         y.float().sum().backward()

@@ -37,10 +37,11 @@ def revise(model: nn.Module, *, dim: int = 2, gate: Gate = "mean") -> fx.GraphMo
     paths.
 
     Args:
-        model: a module from features ``(B, C, *)`` to features, traceable by ``torch.fx``.
+        model: a module from features ``(B, C, *)`` or tokens ``(B, T, C)`` to the like, traceable
+            by ``torch.fx``.
         dim: number of parts d, for the scale of fixed gates.
         gate: ``mean``, each channel's mean modulus, or ``fixed``, :math:`c = \sqrt d`, which
-            belongs behind norms.
+            belongs behind norms. Smooth activations take the mean over the sample, or 1 per part.
 
     Returns:
         A module from ``(B, d, C, *)`` to the same with the plain module's output shape.

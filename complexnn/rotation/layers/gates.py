@@ -127,8 +127,9 @@ class LeakyGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         a = self.weight
-        if isinstance(a, Tensor) and a.numel() > 1:
-            a = a.view(-1, *[1] * (x.dim() - 3))
+        if isinstance(a, Tensor):
+            a = a.to(x.dtype)
+            a = a.view(-1, *[1] * (x.dim() - 3)) if a.numel() > 1 else a
         return a * x + (1 - a) * self.gate(x)
 
     def extra_repr(self) -> str:
