@@ -80,7 +80,7 @@ def test_views_stand_beside_the_image_that_they_are_nearest_to(
     torch.testing.assert_close(views, own, atol=1e-4, rtol=1e-4)
     monkeypatch.setattr(terms, "WIDEST", 1.2)
     views, members = dss.mixed_views(seen, rng)
-    parts = seen.parts.flatten(2)
+    parts = seen.rotated_back.flatten(2)
     weights = views.reshape(len(parts), -1, parts.shape[2]) @ torch.linalg.pinv(parts)
     assert weights.norm(dim=2).sub(1).abs().max() < 1e-3
     there = members.view(*weights.shape[:2], 1) == seen.key.members.unsqueeze(1)
